@@ -1,0 +1,1 @@
+"""Programs that speak HTTP only. Import nothing of ours outside this folder."""

@@ -1,0 +1,1 @@
+"""Neural networks and running them. Imports nothing of ours outside this folder."""
