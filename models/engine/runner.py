@@ -1,0 +1,176 @@
+"""Sequences -> tensors -> one forward pass of the model. Owns the cache's tensors; decides nothing.
+
+Any decoder-only model of transformers whose attention goes through `AttentionInterface` runs unchanged. What cannot be
+run right is refused when the runner is made, not found out by users: kinds of layers other than full and sliding
+attention, rotary embeddings whose angles depend on the batch's longest sequence, and anything whose logits differ from
+those of transformers' own forward pass (`check_architecture`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from honed.models.engine.attention import ATTENTION, PagedBatch, PagedKeysValues, Rows
+from honed.models.engine.kv_cache import PADDING_BLOCK
+from honed.models.engine.scheduler import Chunk
+from honed.models.engine.sequence import SamplingParams, Sequence
+
+KNOWN_LAYERS = {"full_attention", "sliding_attention"}
+PROBE_LENGTH = 24  # tokens
+BATCH_DEPENDENT_ROPE = {"dynamic", "longrope"}
+
+
+class UnsupportedArchitectureError(Exception):
+    """The engine cannot run this model and give the answers that the model would give."""
+
+
+class Runner:
+    def __init__(self, model: PreTrainedModel, *, num_blocks: int, block_size: int) -> None:
+        _check_config(model)
+        self.model = model
+        self.cache = PagedKeysValues(num_blocks, block_size)
+        model.set_attn_implementation(ATTENTION)
+
+    @torch.inference_mode()
+    def forward(self, chunks: list[Chunk]) -> tuple[list[Sequence], Tensor]:
+        """Runs the chunks. Returns the sequences whose newest token was among them, in the batch's order, and their
+        logits (B, vocabulary) in float32."""
+        chunks = sorted(chunks, key=_new_tokens)  # those with one new token come first and attend together
+        batch = self._batch(chunks)
+        ends = np.cumsum([_new_tokens(chunk) for chunk in chunks]) - 1
+        last = [(chunk.sequence, end) for chunk, end in zip(chunks, ends, strict=True) if chunk.is_last]
+        logits = self._run(chunks, batch, np.array([end for _, end in last], dtype=np.int64))
+        return [sequence for sequence, _ in last], logits
+
+    @torch.inference_mode()
+    def erase(self, blocks: list[int]) -> None:
+        """Zeroes blocks that hold numbers which are not finite, so that their next user is not poisoned."""
+        self.cache.erase(blocks)
+
+    @torch.inference_mode()
+    def check_architecture(self) -> None:
+        """Compares the engine's logits of a short prompt with those of transformers' own attention.
+
+        Raises UnsupportedArchitectureError when a layer did not come by, or when they differ by more than rounding.
+        Uses blocks from 1 on, so it must run before the first sequence.
+        """
+        expected = _reference_logits(self.model, PROBE_LENGTH)
+        length = PROBE_LENGTH
+        probe = Sequence(prompt_ids=_probe_ids(self.model, length), params=SamplingParams(max_tokens=1), seed=0)
+        probe.block_ids = list(range(1, 1 + -(-length // self.cache.block_size)))
+        parts = []
+        # In three pieces, so that reading the cache, and not only writing it, is compared.
+        for start, end in ((0, length - 2), (length - 2, length - 1), (length - 1, length)):
+            chunk = Chunk(probe, start, end)
+            batch = self._batch([chunk])
+            parts.append(self._run([chunk], batch, np.arange(end - start)))
+            if len(batch.seen_layers) != self.model.config.get_text_config().num_hidden_layers:
+                raise UnsupportedArchitectureError(
+                    f"{type(self.model).__name__} has layers whose attention does not go through transformers' "
+                    "AttentionInterface. Serve a model of an architecture that does (Llama, Qwen, Mistral, Gemma, ...)."
+                )
+        self.cache.erase(probe.block_ids)
+        _compare(self.model, torch.cat(parts), expected)
+
+    def _batch(self, chunks: list[Chunk]) -> PagedBatch:
+        slots = np.concatenate([_slots(chunk, self.cache.block_size) for chunk in chunks])
+        rows = []
+        first = 0
+        for group in _groups(chunks):
+            rows.append(self._rows(group, first))
+            first += sum(map(_new_tokens, group))
+        return PagedBatch(self.cache, self._tensor(slots), rows)
+
+    def _rows(self, group: list[Chunk], first: int) -> Rows:
+        size = self.cache.block_size
+        counts = [-(-chunk.end // size) for chunk in group]
+        tables = np.full((len(group), max(counts)), PADDING_BLOCK, dtype=np.int64)
+        for row, (chunk, count) in enumerate(zip(group, counts, strict=True)):
+            tables[row, :count] = chunk.sequence.block_ids[:count]
+        positions = np.stack([np.arange(chunk.start, chunk.end) for chunk in group])
+        return Rows(first, self._tensor(tables), self._tensor(positions))
+
+    def _run(self, chunks: list[Chunk], batch: PagedBatch, keep: np.ndarray) -> Tensor:
+        """Logits (len(keep), vocabulary) of the flat batch's tokens `keep`, in float32."""
+        ids = np.concatenate([chunk.sequence.token_ids[chunk.start : chunk.end] for chunk in chunks])
+        positions = np.concatenate([np.arange(chunk.start, chunk.end) for chunk in chunks])
+        output = self.model(
+            input_ids=self._tensor(ids)[None],
+            position_ids=self._tensor(positions)[None],
+            logits_to_keep=self._tensor(keep),
+            use_cache=False,
+            paged=batch,
+        )
+        logits: Tensor = output.logits[0].float()
+        return logits
+
+    def _tensor(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values.astype(np.int64, copy=False)).to(self.model.device, non_blocking=True)
+
+
+def _new_tokens(chunk: Chunk) -> int:
+    return chunk.end - chunk.start
+
+
+def _groups(chunks: list[Chunk]) -> Iterable[list[Chunk]]:
+    """Chunks of one token together, each longer one alone."""
+    single = [chunk for chunk in chunks if _new_tokens(chunk) == 1]
+    if single:
+        yield single
+    yield from ([chunk] for chunk in chunks[len(single) :])
+
+
+def _slots(chunk: Chunk, block_size: int) -> np.ndarray:
+    positions = np.arange(chunk.start, chunk.end)
+    return np.asarray(chunk.sequence.block_ids)[positions // block_size] * block_size + positions % block_size
+
+
+def _check_config(model: PreTrainedModel) -> None:
+    config = model.config.get_text_config()
+    unknown = set(getattr(config, "layer_types", None) or []) - KNOWN_LAYERS
+    if unknown:
+        raise UnsupportedArchitectureError(
+            f"{type(model).__name__} has layers of kinds that the engine does not know ({', '.join(sorted(unknown))}). "
+            "Serve a model with full or sliding-window attention only."
+        )
+    rope: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
+    kinds = {str(each.get("rope_type")) for each in (rope, *rope.values()) if isinstance(each, dict)}
+    if kinds & BATCH_DEPENDENT_ROPE:
+        raise UnsupportedArchitectureError(
+            f"{type(model).__name__} uses rotary embeddings of type {', '.join(sorted(kinds & BATCH_DEPENDENT_ROPE))}, "
+            "whose angles depend on the longest sequence in the batch: one request would change another's answer. "
+            'Set rope_type to "default", "linear", "yarn" or "llama3" in its config.json.'
+        )
+
+
+def _probe_ids(model: PreTrainedModel, length: int) -> tuple[int, ...]:
+    """Token ids that differ and stay clear of the special ones at both ends of most vocabularies."""
+    vocabulary = int(model.config.get_text_config().vocab_size)
+    return tuple((vocabulary // 3 + 7 * i) % vocabulary for i in range(length))
+
+
+@torch.inference_mode()
+def _reference_logits(model: PreTrainedModel, length: int) -> Tensor:
+    """(length, vocabulary), by transformers' plainest attention, which knows every part of an architecture."""
+    ids = torch.tensor([_probe_ids(model, length)], device=model.device)
+    model.set_attn_implementation("eager")
+    logits: Tensor = model(input_ids=ids, use_cache=False).logits[0].float()
+    model.set_attn_implementation(ATTENTION)
+    return logits
+
+
+def _compare(model: PreTrainedModel, ours: Tensor, expected: Tensor) -> None:
+    precise = next(model.parameters()).dtype == torch.float32
+    error = float((ours - expected).norm() / expected.norm())
+    if not error < (1e-3 if precise else 1e-1):
+        raise UnsupportedArchitectureError(
+            f"the engine's logits for {type(model).__name__} differ from transformers' own by {error:.1%}, more than "
+            "rounding explains: its attention has a part that the engine does not know. Serve another architecture, "
+            "and please report this one."
+        )

@@ -1,0 +1,140 @@
+"""The sampler against distributions worked out by hand."""
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+from honed.models.engine.sampler import gumbel_noise, noise_key, sample, scale_and_filter
+from honed.models.engine.sequence import SamplingParams, Sequence
+
+CPU = torch.device("cpu")
+PINNED = [1.461131, 0.161016, -0.24062]
+
+
+def row(params: SamplingParams, *, seed: int = 0, prompt: tuple[int, ...] = (0,), output: tuple[int, ...] = ()) -> Sequence:
+    sequence = Sequence(prompt, params, seed)
+    sequence.token_ids += output
+    return sequence
+
+
+def logits_of(*probabilities: float) -> torch.Tensor:
+    return torch.tensor([probabilities]).log()
+
+
+def distribution(logits: torch.Tensor, **settings: float) -> list[float]:
+    """The log-probabilities, as probabilities, that a single row is sampled with."""
+    size = logits.shape[-1]
+    params = SamplingParams(max_tokens=9, top_logprobs=size, **settings)  # type: ignore[arg-type]
+    top = sample(logits.clone(), [row(params)])[0].top
+    return [math.exp(dict(top)[token]) for token in range(size)]
+
+
+def test_greedy_takes_the_first_of_the_largest_and_reports_temperature_one() -> None:
+    result = sample(logits_of(0.2, 0.5, 0.3), [row(SamplingParams(max_tokens=9, temperature=0))])[0]
+    assert result.token_id == 1
+    assert result.logprob == pytest.approx(math.log(0.5))
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, [0.5, 0.3, 0.15, 0.05]),
+        ({"temperature": 0.5}, [0.25 / 0.365, 0.09 / 0.365, 0.0225 / 0.365, 0.0025 / 0.365]),
+        ({"top_k": 2}, [0.625, 0.375, 0, 0]),
+        ({"top_k": 1}, [1, 0, 0, 0]),
+        ({"top_p": 0.5}, [1, 0, 0, 0]),
+        ({"top_p": 0.51}, [0.625, 0.375, 0, 0]),
+        ({"top_p": 0.0}, [1, 0, 0, 0]),
+        ({"min_p": 0.25}, [0.5 / 0.95, 0.3 / 0.95, 0.15 / 0.95, 0]),
+        ({"min_p": 1.0}, [1, 0, 0, 0]),
+        # top-p is of what top-k left: 0.5 / 0.8 = 0.625 of the two.
+        ({"top_k": 2, "top_p": 0.6}, [1, 0, 0, 0]),
+        ({"top_k": 2, "top_p": 0.63}, [0.625, 0.375, 0, 0]),
+        ({"logit_bias": {0: -100.0}}, [0, 0.6, 0.3, 0.1]),
+    ],
+)
+def test_filters(settings: dict[str, float], expected: list[float]) -> None:
+    assert distribution(logits_of(0.5, 0.3, 0.15, 0.05), **settings) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("top_k", [0, 600, 900])
+@pytest.mark.parametrize("top_p", [0.3, 0.9, 0.999])
+def test_a_wide_nucleus_is_found_beyond_the_fast_candidates(top_k: int, top_p: float) -> None:
+    """A flat distribution over 1,000 tokens, against the definition by sorting."""
+    torch.manual_seed(0)
+    logits = torch.randn(1, 1000) * 0.1
+    p, order = logits[0].softmax(-1).sort(descending=True)
+    if top_k:
+        p = p[:top_k] / p[:top_k].sum()
+    keep = order[: int(((p.cumsum(0) - p) < top_p).sum())]
+    filtered = logits.clone()
+    scale_and_filter(filtered, [SamplingParams(max_tokens=1, top_p=top_p, top_k=top_k)])
+    assert set(filtered[0].isfinite().nonzero()[:, 0].tolist()) == set(keep.tolist())
+
+
+def test_penalties_by_hand() -> None:
+    """Token 0 stands in the prompt, token 1 twice in the answer."""
+    params = SamplingParams(
+        max_tokens=9, temperature=0, repetition_penalty=2.0, frequency_penalty=0.5, presence_penalty=0.25
+    )
+    logits = torch.tensor([[3.0, -1.0, 1.0]])
+    sample(logits, [row(params, prompt=(0,), output=(1, 1))])
+    assert logits.tolist() == [[1.5, -2.0 - 2 * 0.5 - 0.25, 1.0]]
+
+
+def test_each_row_has_its_own_settings() -> None:
+    logits = logits_of(0.5, 0.3, 0.2).repeat(3, 1)
+    rows = [
+        row(SamplingParams(max_tokens=9, temperature=0, top_logprobs=1)),
+        row(SamplingParams(max_tokens=9, top_k=1, top_logprobs=2)),
+        row(SamplingParams(max_tokens=9, logit_bias={2: 100.0})),
+    ]
+    results = sample(logits, rows)
+    assert [r.token_id for r in results] == [0, 0, 2]
+    assert [len(r.top) for r in results] == [1, 2, 0]
+    assert results[1].logprob == pytest.approx(0)
+    assert results[1].top[1][1] == -math.inf
+
+
+def test_samples_follow_the_probabilities() -> None:
+    """Chi-squared over 20,000 draws of 5 tokens: 4 degrees of freedom, 99.9 % quantile 18.5."""
+    p = [0.5, 0.25, 0.15, 0.07, 0.03]
+    draws = 20_000
+    rows = [row(SamplingParams(max_tokens=9), seed=seed) for seed in range(draws)]
+    counts = Counter(r.token_id for r in sample(logits_of(*p).repeat(draws, 1), rows))
+    chi_squared = sum((counts[i] - draws * q) ** 2 / (draws * q) for i, q in enumerate(p))
+    assert chi_squared < 18.5
+
+
+def test_noise_is_gumbel_and_uncorrelated_between_neighbours() -> None:
+    """Mean 0.5772, variance pi^2 / 6; neighbouring keys and neighbouring tokens have nothing in common."""
+    noise = gumbel_noise([(k, 0) for k in range(8)], 50_000, CPU).double()
+    assert noise.mean().item() == pytest.approx(0.5772, abs=0.01)
+    assert noise.var().item() == pytest.approx(math.pi**2 / 6, abs=0.03)
+    assert torch.corrcoef(noise).fill_diagonal_(0).abs().max() < 0.02
+    assert torch.corrcoef(torch.stack([noise[0, 1:], noise[0, :-1]]))[0, 1].abs() < 0.02
+
+
+def test_noise_is_never_infinite() -> None:
+    """4 million draws pass through the ends of the hash's range."""
+    noise = gumbel_noise([(k, k) for k in range(80)], 50_000, CPU)
+    assert noise.isfinite().all()
+
+
+def test_noise_is_pinned() -> None:
+    """Recorded rollouts and seeds must mean the same in the next version, on every device."""
+    assert gumbel_noise([(1, 2)], 3, CPU)[0].tolist() == pytest.approx(PINNED, abs=1e-6)
+
+
+def test_keys_depend_on_seed_and_position() -> None:
+    params = SamplingParams(max_tokens=9)
+    keys = {noise_key(row(params, seed=s, output=(7,) * n)) for s in range(3) for n in range(3)}
+    assert len(keys) == 9
+    assert noise_key(row(params, prompt=(1, 2, 3))) == noise_key(row(params, prompt=(4,)))
+
+
+def test_what_is_not_finite_is_reported_a_row() -> None:
+    logits = torch.tensor([[0.0, float("nan")], [0.0, 1.0], [0.0, float("inf")]])
+    rows = [row(SamplingParams(max_tokens=9)) for _ in range(3)]
+    assert [r.is_finite for r in sample(logits, rows)] == [False, True, False]
