@@ -1,5 +1,100 @@
-"""The command line: `honed serve | pull | chat | bench`. Each command imports its room when it is called."""
+"""The command line: `honed serve | pull | chat | bench`.
+
+The one place that knows all rooms. Each command imports its own when it is called, so that none pays for another's.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+READY = """
+{model} answers on {url}
+
+  curl {url}/v1/chat/completions -H 'Content-Type: application/json'{curl_key} -d '{{
+    "model": "honed", "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
+
+  from openai import OpenAI  # pip install openai
+  client = OpenAI(base_url="{url}/v1", api_key="{python_key}")
+  messages = [{{"role": "user", "content": "What is the capital of France?"}}]
+  for chunk in client.chat.completions.create(model="honed", messages=messages, stream=True):
+      if chunk.choices: print(chunk.choices[0].delta.content or "", end="", flush=True)
+"""
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on; not loopback needs an API key.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    model: Annotated[str | None, typer.Option(help="A folder, a hub id, or smollm2-135m-instruct.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    api_key: Annotated[list[str] | None, typer.Option(help="A key that clients must send; may be repeated.")] = None,
+    api_keys_file: Annotated[Path | None, typer.Option(help="File of keys, one a line.")] = None,
+    max_model_len: Annotated[int | None, typer.Option(help="Longest prompt and answer, in tokens.")] = None,
+    kv_cache_gib: Annotated[float | None, typer.Option(help="Memory for keys and values, in GiB.")] = None,
+    drain_timeout: Annotated[float | None, typer.Option(help="Seconds that answers may go on after SIGTERM.")] = None,
+    strict: Annotated[bool | None, typer.Option(help="Refuse parameters that nobody knows.")] = None,
+) -> None:
+    """Serve a model behind the OpenAI API. Every option and more can be set in the environment as HONED_..."""
+    from honed.models.sources import SourceError, honed_home, pull
+    from honed.server.settings import Settings
+    from pydantic import ValidationError
+
+    given: dict[str, Any] = {
+        "host": host,
+        "port": port,
+        "model": model,
+        "dtype": dtype,
+        "device": device,
+        "api_keys": tuple(api_key) if api_key else None,
+        "api_keys_file": api_keys_file,
+        "max_model_len": max_model_len,
+        "kv_cache_gib": kv_cache_gib,
+        "drain_timeout_s": drain_timeout,
+        "strict": strict,
+    }
+    try:
+        settings = Settings(**{name: value for name, value in given.items() if value is not None})
+        pull(settings.model, settings.home or honed_home())  # here, where its progress can be seen
+    except ValidationError as error:
+        raise _fail("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())) from None
+    except SourceError as error:
+        raise _fail(str(error)) from None
+
+    def announce(url: str) -> None:
+        python_key = "YOUR_KEY" if settings.api_keys or settings.api_keys_file else "unused"
+        curl_key = " -H 'Authorization: Bearer YOUR_KEY'" if python_key == "YOUR_KEY" else ""
+        print(READY.format(model=settings.model, url=url, curl_key=curl_key, python_key=python_key), flush=True)
+
+    from honed.server.serve import serve as run
+
+    try:
+        status = run(settings, on_ready=announce)
+    except ValueError as error:
+        raise _fail(str(error)) from None
+    raise typer.Exit(status)
+
+
+@app.command()
+def pull(
+    name: Annotated[str, typer.Argument(help="A folder, a hub id, or smollm2-135m-instruct.")],
+) -> None:
+    """Fetch a model once. The last line printed is its folder."""
+    from honed.models.sources import SourceError, honed_home
+    from honed.models.sources import pull as fetch
+
+    try:
+        folder = fetch(name, honed_home())
+    except SourceError as error:
+        raise _fail(str(error)) from None
+    print(folder)
+
+
+def _fail(message: str) -> typer.Exit:
+    typer.echo(f"honed: {message}", err=True)
+    return typer.Exit(1)

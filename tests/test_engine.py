@@ -5,10 +5,6 @@ import random
 import pytest
 import torch
 from fakes import ARCHITECTURES, Architecture, tiny_model
-from honed.models.engine.engine import Engine, EngineConfig, cache_blocks
-from honed.models.engine.runner import UnsupportedArchitectureError
-from honed.models.engine.sampler import Sample
-from honed.models.engine.sequence import FinishReason, SamplingParams, Sequence
 from transformers import (
     BloomConfig,
     BloomForCausalLM,
@@ -20,6 +16,11 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedModel,
 )
+
+from honed.models.engine.engine import Engine, EngineConfig, cache_blocks
+from honed.models.engine.runner import UnsupportedArchitectureError
+from honed.models.engine.sampler import Sample
+from honed.models.engine.sequence import FinishReason, SamplingParams, Sequence
 
 EOS = 2
 VOCABULARY = 268
@@ -87,9 +88,7 @@ def test_logprobs_equal_a_plain_forward_pass(architecture: Architecture) -> None
     answers = small_engine(model).run([greedy(prompt) for prompt in asked])
     for prompt, samples in zip(asked, answers, strict=True):
         expected = logprobs_of(model, prompt, ids(samples))
-        torch.testing.assert_close(
-            torch.tensor([sample.logprob for sample in samples]), expected, atol=1e-4, rtol=0
-        )
+        torch.testing.assert_close(torch.tensor([sample.logprob for sample in samples]), expected, atol=1e-4, rtol=0)
 
 
 def test_answers_survive_preemption() -> None:

@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 from fakes import tiny_model
+
 from honed.models.engine.engine import Engine, EngineConfig
 from honed.models.engine.sequence import FinishReason, SamplingParams, Sequence
 from honed.models.engine.thread import EngineDeadError, EngineThread, Report
@@ -50,7 +51,11 @@ def test_answers_come_and_the_gauges_return_to_zero() -> None:
     thread.stop()
     assert Counter(listener.ends) == Counter({(s, FinishReason.LENGTH): 1 for s in sequences})
     assert all(listener.tokens[s] == 20 for s in sequences)
-    assert (listener.last.stats.running, listener.last.stats.waiting, listener.last.stats.cache_usage) == (0, 0, 0)
+    assert (listener.last.stats.running, listener.last.stats.waiting, listener.last.stats.cache_usage) == (
+        0,
+        0,
+        0,
+    )
 
 
 def test_abort_while_running_and_while_waiting() -> None:

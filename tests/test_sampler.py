@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 import torch
+
 from honed.models.engine.sampler import gumbel_noise, noise_key, sample, scale_and_filter
 from honed.models.engine.sequence import SamplingParams, Sequence
 
@@ -12,7 +13,9 @@ CPU = torch.device("cpu")
 PINNED = [1.461131, 0.161016, -0.24062]
 
 
-def row(params: SamplingParams, *, seed: int = 0, prompt: tuple[int, ...] = (0,), output: tuple[int, ...] = ()) -> Sequence:
+def row(
+    params: SamplingParams, *, seed: int = 0, prompt: tuple[int, ...] = (0,), output: tuple[int, ...] = ()
+) -> Sequence:
     sequence = Sequence(prompt, params, seed)
     sequence.token_ids += output
     return sequence

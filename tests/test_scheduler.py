@@ -1,12 +1,13 @@
 """The scheduler and the cache's books by property: whatever comes, no block leaks and every request ends."""
 
 import pytest
-from honed.models.engine.kv_cache import KVCache
-from honed.models.engine.scheduler import Chunk, Scheduler
-from honed.models.engine.sequence import FinishReason, SamplingParams, Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from honed.models.engine.kv_cache import KVCache
+from honed.models.engine.scheduler import Chunk, Scheduler
+from honed.models.engine.sequence import FinishReason, SamplingParams, Sequence
 
 BLOCK = 4
 
@@ -99,7 +100,12 @@ class Traffic(RuleBasedStateMachine):
         self.scheduler = Scheduler(self.cache, max_batch_tokens=6, max_sequences=3)
         self.sequences: list[Sequence] = []
 
-    @rule(length=st.integers(1, 30), more=st.integers(1, 18), token=st.integers(0, 1), followers=st.integers(0, 3))
+    @rule(
+        length=st.integers(1, 30),
+        more=st.integers(1, 18),
+        token=st.integers(0, 1),
+        followers=st.integers(0, 3),
+    )
     def arrive(self, length: int, more: int, token: int, followers: int) -> None:
         leader = request(length, min(more, 48 - length), token)
         group = [leader] + [request(length, leader.params.max_tokens, token, leader) for _ in range(followers)]

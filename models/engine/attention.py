@@ -119,9 +119,7 @@ def paged_attention(
                 q.view(batch, kv_heads, -1, size), k, v, attn_mask=mask, scale=scale
             ).view(batch, heads, 1, -1)
         else:
-            out = F.scaled_dot_product_attention(
-                q, _repeat(k, heads), _repeat(v, heads), attn_mask=mask, scale=scale
-            )
+            out = F.scaled_dot_product_attention(q, _repeat(k, heads), _repeat(v, heads), attn_mask=mask, scale=scale)
         outputs.append(out.transpose(1, 2).reshape(batch * count, heads, -1))
     return torch.cat(outputs).unsqueeze(0), None
 

@@ -1,0 +1,46 @@
+"""The application: routes, error handlers, and the life of what they share. Everything hangs on `app.state`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from honed.server.auth import load_keyring
+from honed.server.errors import install_error_handlers
+from honed.server.metrics import Metrics
+from honed.server.middleware import EdgeMiddleware
+from honed.server.policies import Service
+from honed.server.routes import chat, completions, health, models
+from honed.server.routes.document import add_components
+from honed.server.settings import Settings
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """A server of the model that `settings` name; it loads in the background once the application has started.
+
+    Raises ValueError where the API keys cannot be read.
+    """
+    app = FastAPI(title="honed", version=version("honed"), lifespan=_lifespan)
+    app.state.settings = settings
+    app.state.keyring = load_keyring([key.get_secret_value() for key in settings.api_keys], settings.api_keys_file)
+    app.state.service = Service(settings, Metrics())
+    for room in (chat, completions, models, health):
+        app.include_router(room.router)
+    add_components(app)
+    install_error_handlers(app)
+    app.add_middleware(EdgeMiddleware, max_body_bytes=settings.max_body_bytes)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    service: Service = app.state.service
+    loading = asyncio.create_task(service.load())
+    app.state.loading = loading
+    yield
+    await asyncio.wait([loading])
+    await service.close()

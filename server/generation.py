@@ -1,0 +1,181 @@
+"""From prompts to deltas of text: starts the sequences of one request, turns their tokens into text, ends them.
+
+Both the streamed and the unstreamed answer are made of the same deltas, so they cannot differ. Knows nothing of HTTP
+or of OpenAI's shapes (`answers.py` has those).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Literal
+
+from honed.models.detokenizer import Detokenizer
+from honed.models.engine.engine import Token
+from honed.models.engine.sampler import Sample
+from honed.models.engine.sequence import FinishReason, SamplingParams, Sequence
+from honed.server.errors import Draining, InternalError, RequestTimeout
+from honed.server.metrics import Metrics
+from honed.server.policies import ServedPolicy
+
+Ending = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What is new in one choice. `tokens` are those that `text` was made of, and those that have no text."""
+
+    choice: int
+    text: str
+    tokens: tuple[Sample, ...]
+    finish_reason: Ending | None
+
+
+class _Choice:
+    """One answer while it grows: holds back what may not be sent yet."""
+
+    def __init__(self, index: int, sequence: Sequence, detokenizer: Detokenizer) -> None:
+        self.index = index
+        self.sequence = sequence
+        self._detokenizer = detokenizer
+        self._held: list[Sample] = []
+        self._last_s: float | None = None
+
+    def push(self, sample: Sample, end: Ending | None) -> Delta | None:
+        self._held.append(sample)
+        text = self._detokenizer.push(sample.token_id)
+        if self._detokenizer.stopped:
+            end = "stop"
+        elif end is not None:
+            text += self._detokenizer.finish()
+        if not text and end is None:
+            return None
+        tokens, self._held = tuple(self._held), []
+        return Delta(self.index, text, tokens, end)
+
+    def seconds_since_last(self, now_s: float) -> float | None:
+        before, self._last_s = self._last_s, now_s
+        return None if before is None else now_s - before
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Token ids, and how they are to be continued. `params.max_tokens` may be 0: then nothing is sampled."""
+
+    ids: list[int]
+    params: SamplingParams
+
+
+class Generation:
+    """The answers to one request. `deltas` may be iterated once; `close` must be called, however it went."""
+
+    def __init__(
+        self,
+        served: ServedPolicy,
+        metrics: Metrics,
+        prompts: list[Prompt],
+        *,
+        n: int,
+        seed: int | None,
+        stop: tuple[str, ...],
+        timeout_s: float,
+    ) -> None:
+        """Starts at once. Choice `i * n + j` is the j-th answer to prompt i. Raises Overloaded and EngineDead."""
+        self._served = served
+        self._metrics = metrics
+        self._started_s = time.perf_counter()
+        self._timeout_s = timeout_s
+        groups = [_sequences(prompt, n, seed) for prompt in prompts]
+        self._leaders = [group[0] for group in groups]
+        sequences = [sequence for group in groups for sequence in group]
+        self.num_choices = len(sequences)
+        self._choices = {
+            sequence: _Choice(index, sequence, Detokenizer(served.token_bytes, stop))
+            for index, sequence in enumerate(sequences)
+        }
+        self._open = {sequence for sequence in sequences if sequence.params.max_tokens > 0}
+        self._queue = served.submit([sequence for sequence in sequences if sequence in self._open])
+        self.prompt_tokens = sum(len(prompt.ids) for prompt in prompts)
+        self.completion_tokens = 0
+        metrics.prompt_tokens.labels(served.policy.name).inc(self.prompt_tokens)
+
+    @property
+    def cached_tokens(self) -> int:
+        """Prompt tokens that were not computed again; known once the first token has come."""
+        return sum(leader.num_cached or 0 for leader in self._leaders)
+
+    async def deltas(self) -> AsyncIterator[Delta]:
+        """Raises RequestTimeout, InternalError and Draining; then nothing more comes."""
+        for sequence, choice in self._choices.items():
+            if sequence not in self._open:
+                yield Delta(choice.index, "", (), "length")
+        while self._open:
+            delta = self._take(await self._next())
+            if delta is not None:
+                yield delta
+        self._metrics.request_s.labels(self._served.policy.name).observe(self._elapsed_s())
+
+    def close(self) -> None:
+        """Takes back what has not ended, so that nobody computes for a client that has gone."""
+        self._served.abort(list(self._open))
+        self._open.clear()
+        model = self._served.policy.name
+        self._metrics.prefix_queries.labels(model).inc(self.prompt_tokens)
+        self._metrics.prefix_hits.labels(model).inc(self.cached_tokens)
+
+    async def _next(self) -> Token:
+        remaining_s = self._timeout_s - self._elapsed_s()
+        try:
+            return await asyncio.wait_for(self._queue.get(), max(remaining_s, 0))
+        except TimeoutError:
+            raise RequestTimeout(self._timeout_s) from None
+
+    def _take(self, token: Token) -> Delta | None:
+        if token.sequence not in self._open:
+            return None  # the engine was a step ahead of a stop string
+        if token.finish_reason is FinishReason.ERROR:
+            raise InternalError("The model failed while it answered.", retry=True)
+        if token.sample is None:
+            raise Draining  # nobody but the engine's end aborts an open sequence
+        self._count(token)
+        end: Ending | None = None
+        if token.finish_reason is not None:
+            end = "stop" if token.finish_reason is FinishReason.STOP else "length"
+        delta = self._choices[token.sequence].push(token.sample, end)
+        if delta is not None and delta.finish_reason is not None:
+            self._open.remove(token.sequence)
+            if token.finish_reason is None:
+                self._served.abort([token.sequence])
+        return delta
+
+    def _count(self, token: Token) -> None:
+        now_s, model = time.perf_counter(), self._served.policy.name
+        self.completion_tokens += 1
+        self._metrics.generation_tokens.labels(model).inc()
+        gap_s = self._choices[token.sequence].seconds_since_last(now_s)
+        if gap_s is None:
+            self._metrics.first_token_s.labels(model).observe(now_s - self._started_s)
+        else:
+            self._metrics.next_token_s.labels(model).observe(gap_s)
+
+    def _elapsed_s(self) -> float:
+        return time.perf_counter() - self._started_s
+
+
+def _sequences(prompt: Prompt, n: int, seed: int | None) -> list[Sequence]:
+    """n answers to one prompt: the first computes it, the others share it."""
+    ids = tuple(prompt.ids)
+    leader = Sequence(ids, prompt.params, _choice_seed(seed, 0))
+    return [leader] + [Sequence(ids, prompt.params, _choice_seed(seed, j), leader) for j in range(1, n)]
+
+
+def _choice_seed(seed: int | None, choice: int) -> int:
+    """64 bits: the j-th answer of a seeded request is the same every time, and differs from the others."""
+    if seed is None:
+        return secrets.randbits(64)
+    digest = blake2b(seed.to_bytes(8, "little", signed=True) + choice.to_bytes(4, "little"), digest_size=8)
+    return int.from_bytes(digest.digest(), "little")

@@ -1,0 +1,56 @@
+"""Prometheus metrics of one server: vLLM's names where it has one, so that existing dashboards work.
+
+Owns the registry. Updated on the event loop only. Source of the names: vLLM's documentation, "Metrics".
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from honed.models.engine.engine import EngineStats
+
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500)
+
+
+class Metrics:
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        label = ["model_name"]
+
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(name, text, label, registry=self.registry)
+
+        def counter(name: str, text: str, *more: str) -> Counter:
+            return Counter(name, text, [*label, *more], registry=self.registry)
+
+        def histogram(name: str, text: str) -> Histogram:
+            return Histogram(name, text, label, buckets=_SECONDS, registry=self.registry)
+
+        self._running = gauge("vllm:num_requests_running", "Sequences in the running batch.")
+        self._waiting = gauge("vllm:num_requests_waiting", "Sequences that wait for room.")
+        self._cache = gauge("vllm:kv_cache_usage_perc", "Share of the key/value cache in use, 0 to 1.")
+        self._preemptions = counter("vllm:num_preemptions", "Sequences that gave up their memory for a while.")
+        self._seen_preemptions: dict[str, int] = {}
+        self.prompt_tokens = counter("vllm:prompt_tokens", "Prompt tokens of admitted requests.")
+        self.generation_tokens = counter("vllm:generation_tokens", "Tokens sampled.")
+        self.prefix_queries = counter("vllm:prefix_cache_queries", "Prompt tokens looked up in the cache.")
+        self.prefix_hits = counter("vllm:prefix_cache_hits", "Prompt tokens found in the cache.")
+        self.finished = counter("vllm:request_success", "Sequences that ended, by reason.", "finished_reason")
+        self.first_token_s = histogram("vllm:time_to_first_token_seconds", "From the request to its first token.")
+        self.next_token_s = histogram("vllm:inter_token_latency_seconds", "Between two tokens of a sequence.")
+        self.request_s = histogram("vllm:e2e_request_latency_seconds", "From the request to its last token.")
+        self.refused = Counter(
+            "honed_refused_requests", "Requests answered with an error.", ["code"], registry=self.registry
+        )
+
+    def observe(self, model: str, stats: EngineStats) -> None:
+        self._running.labels(model).set(stats.running)
+        self._waiting.labels(model).set(stats.waiting)
+        self._cache.labels(model).set(stats.cache_usage)
+        new = stats.preemptions - self._seen_preemptions.get(model, 0)
+        if new > 0:
+            self._preemptions.labels(model).inc(new)
+        self._seen_preemptions[model] = stats.preemptions
+
+    def render(self) -> bytes:
+        return generate_latest(self.registry)

@@ -1,0 +1,94 @@
+"""`honed serve`: uvicorn around the application, with a drain before it closes.
+
+On SIGTERM or Ctrl-C `/health` turns 503 and new requests are refused, running answers finish for up to
+`drain_timeout_s`, then the server closes and the process ends with status 0. A second signal cuts the wait short.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from honed.server.app import create_app
+from honed.server.auth import require_safe_binding
+from honed.server.policies import Service, Status
+from honed.server.settings import Settings
+
+CLOSE_S = 5  # for connections that are still open when the drain is over
+
+
+class DrainingServer(uvicorn.Server):
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
+        config = uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            log_config=None,
+            access_log=False,  # the middleware writes one
+            timeout_graceful_shutdown=CLOSE_S,
+        )
+        super().__init__(config)
+        self._service: Service = app.state.service
+        self._drain_timeout_s = settings.drain_timeout_s
+        self._draining: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)  # type: ignore[arg-type]
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """Called by uvicorn in a signal handler. Not passed on to uvicorn, which would end with the signal's status."""
+        if self._loop is None or self._draining is not None:
+            self.should_exit = True
+        else:
+            self._loop.call_soon_threadsafe(self._begin_drain)
+
+    def _begin_drain(self) -> None:
+        if self._draining is None:
+            self._draining = asyncio.ensure_future(self._drain())
+
+    async def _drain(self) -> None:
+        await self._service.drain(self._drain_timeout_s)
+        self.should_exit = True
+
+
+def serve(settings: Settings, *, on_ready: Callable[[str], None]) -> int:
+    """Serves until a signal comes; the exit status. `on_ready` is called with the server's address once it answers.
+
+    Raises ValueError where it may not listen there, or the API keys cannot be read.
+    """
+    logging.basicConfig(level=settings.log_level.upper(), stream=sys.stderr, format=LOG_FORMAT)
+    app = create_app(settings)
+    require_safe_binding(settings.host, app.state.keyring)
+    return asyncio.run(_serve(DrainingServer(app, settings), app.state.service, on_ready))
+
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+async def _serve(server: DrainingServer, service: Service, on_ready: Callable[[str], None]) -> int:
+    serving = asyncio.create_task(server.serve())
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.05)
+    while service.health().status is Status.LOADING and not serving.done():
+        await asyncio.sleep(0.05)
+    if service.health().status is Status.READY and not serving.done():
+        on_ready(_address(server))
+    elif service.health().status is Status.FAILED:
+        server.should_exit = True
+    await serving
+    return 1 if service.health().status is Status.FAILED else 0
+
+
+def _address(server: uvicorn.Server) -> str:
+    """The address that clients on this machine use, also where the port was left to the system."""
+    host, port = server.servers[0].sockets[0].getsockname()[:2]
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+    return f"http://{shown}:{port}"

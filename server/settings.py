@@ -1,0 +1,108 @@
+"""The server's settings: every one, with its default, read once.
+
+Owns names, defaults and bounds; the environment's names are `HONED_` and the field's in capitals. What is
+given in code (the command line) wins over the environment. Does no work with them: nothing is opened,
+resolved or created here, and nobody else reads the environment. Invariant: a setting that nobody knows is
+refused, wherever it stands.
+"""
+
+import difflib
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+ENV_PREFIX = "HONED_"
+
+AUTO = "auto"
+
+
+class Settings(BaseSettings):
+    """All settings of `honed serve`. Raises pydantic's `ValidationError`, which never shows a value."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    home: Path | None = Field(
+        default=None, description="Folder of everything that honed writes; unset, the user's cache folder."
+    )
+    host: str = Field(
+        default="127.0.0.1",
+        min_length=1,
+        description="Address to listen on; anything but loopback needs an API key.",
+    )
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    model: str = Field(
+        default="smollm2-135m-instruct",
+        min_length=1,
+        description="Model to serve: a built-in name, a folder, or a hub id.",
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="Type of the weights; `auto` takes the checkpoint's."
+    )
+    device: str = Field(
+        default=AUTO,
+        pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$",
+        description="`cpu`, `cuda` or `cuda:N`; `auto` takes a GPU where there is one.",
+    )
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        default=(), description="Keys that clients may use, separated by commas; none leaves the server open."
+    )
+    api_keys_file: Path | None = Field(
+        default=None, description="File of further keys, one a line; `#` starts a comment."
+    )
+    max_queue: int = Field(
+        default=512,
+        ge=1,
+        description="Requests that may wait for the engine; the next one is refused with 503.",
+    )
+    max_body_bytes: int = Field(default=8 * 2**20, ge=1024, description="Largest request body, in bytes.")
+    request_timeout_s: float = Field(
+        default=600, gt=0, allow_inf_nan=False, description="Longest that one request may take, in seconds."
+    )
+    drain_timeout_s: float = Field(
+        default=30,
+        ge=0,
+        allow_inf_nan=False,
+        description="How long running answers may go on after SIGTERM, in seconds.",
+    )
+    strict: bool = Field(
+        default=False, description="Refuse parameters that nobody knows, instead of warning in a header."
+    )
+    max_batch_tokens: int = Field(default=2048, ge=1, description="Most tokens that one step computes.")
+    max_sequences: int = Field(default=256, ge=1, description="Most sequences that run at once.")
+    kv_cache_gib: float = Field(
+        default=0, ge=0, allow_inf_nan=False, description="Memory for keys and values, in GiB; 0 chooses."
+    )
+    max_model_len: int = Field(
+        default=0,
+        ge=0,
+        description="Longest prompt and answer together, in tokens; 0 takes the model's limit.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severe messages that are logged."
+    )
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _split_at_commas(cls, value: Any) -> Any:
+        return tuple(key.strip() for key in value.split(",") if key.strip()) if isinstance(value, str) else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_unknown_variables(cls, value: Any) -> Any:
+        # pydantic-settings looks up the names that it knows; a misspelt one would be ignored in silence.
+        known = [f"{ENV_PREFIX}{name.upper()}" for name in cls.model_fields]
+        for name in sorted(os.environ):
+            if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
+                close = difflib.get_close_matches(name.upper(), known, n=1)
+                hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+                raise ValueError(f"the environment variable {name} is unknown: {hint}")
+        return value

@@ -1,0 +1,153 @@
+"""Tiny real things: a tokenizer of 268 tokens and random models of four architectures. No download."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from honed.models.checkpoint import Lineage, new_checkpoint_id, save_checkpoint
+
+Architecture = Literal["llama", "qwen3", "gpt2", "gemma3"]
+ARCHITECTURES: tuple[Architecture, ...] = ("llama", "qwen3", "gpt2", "gemma3")
+
+SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>")  # ids 0 to 3
+CHATML = (
+    "{% for message in messages %}"
+    "{% if message['role'] not in ['system', 'user', 'assistant'] %}"
+    "{{ raise_exception('unknown role ' + message['role']) }}{% endif %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def tiny_tokenizer(kind: Literal["bytelevel", "metaspace"] = "bytelevel") -> PreTrainedTokenizerFast:
+    """Every byte is a token, and a few pairs are merged. `metaspace`: SentencePiece's style."""
+    backend = _bytelevel() if kind == "bytelevel" else _metaspace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        eos_token="<|im_end|>",
+        bos_token="<|im_start|>",
+        unk_token="<|endoftext|>",
+        pad_token="<|pad|>",
+    )
+    tokenizer.chat_template = CHATML
+    return tokenizer
+
+
+def _bytelevel() -> Tokenizer:
+    merges = [
+        ("Ġ", "t"),
+        ("h", "e"),
+        ("i", "n"),
+        ("a", "n"),
+        ("Ġt", "he"),
+        ("an", "d"),
+        ("o", "n"),
+        ("Ġ", "a"),
+    ]
+    pieces = [*SPECIALS, *sorted(pre_tokenizers.ByteLevel.alphabet()), *("".join(pair) for pair in merges)]
+    backend = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, merges))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(list(SPECIALS))
+    return backend
+
+
+def _metaspace() -> Tokenizer:
+    merges = [("▁", "t"), ("h", "e"), ("i", "n"), ("▁t", "he")]
+    letters = ["▁", *(chr(c) for c in range(0x21, 0x7F)), "é", "世"]
+    byte_pieces = [f"<0x{byte:02X}>" for byte in range(256)]
+    pieces = [*SPECIALS, *byte_pieces, *letters, *("".join(pair) for pair in merges)]
+    backend = Tokenizer(
+        models.BPE(
+            {piece: i for i, piece in enumerate(pieces)},
+            merges,
+            byte_fallback=True,
+            fuse_unk=True,
+            unk_token="<|endoftext|>",
+        )
+    )
+    backend.normalizer = normalizers.Replace(" ", "▁")
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    backend.add_special_tokens(list(SPECIALS))
+    return backend
+
+
+def tiny_model(
+    architecture: Architecture = "llama", vocab_size: int = 268, seed: int = 0, **overrides: Any
+) -> PreTrainedModel:
+    """A random fp32 model in eval mode, a few thousand weights; `overrides` go to its config.
+
+    The weights are larger than a trained start's, so that greedy answers vary with what came before.
+    """
+    model_class, config_class, settings = _ARCHITECTURES[architecture]
+    config = config_class(
+        vocab_size=vocab_size, bos_token_id=1, eos_token_id=2, pad_token_id=3, **(settings | overrides)
+    )
+    state = torch.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        model = model_class(config)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.dim() > 1:
+                    parameter.normal_(0.0, 2.0 / parameter.shape[-1] ** 0.5)
+    finally:
+        torch.set_rng_state(state)
+    return model.float().eval()
+
+
+_GQA = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 512,
+}
+_ARCHITECTURES: dict[str, tuple[type[PreTrainedModel], type[PretrainedConfig], dict[str, Any]]] = {
+    "llama": (LlamaForCausalLM, LlamaConfig, {**_GQA, "num_hidden_layers": 2}),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config, {**_GQA, "num_hidden_layers": 2}),
+    "gpt2": (
+        GPT2LMHeadModel,
+        GPT2Config,
+        {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512, "tie_word_embeddings": False},
+    ),
+    "gemma3": (
+        Gemma3ForCausalLM,
+        Gemma3TextConfig,
+        {
+            **_GQA,
+            "num_hidden_layers": 4,
+            "sliding_window": 8,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "query_pre_attn_scalar": 8,
+            "tie_word_embeddings": False,
+        },
+    ),
+}
+
+
+def save_tiny_policy(
+    folder: Path, architecture: Architecture = "llama", *, seed: int = 0, name: str = "tiny", **overrides: Any
+) -> Path:
+    """A checkpoint folder with a tiny model and the byte-level tokenizer."""
+    tokenizer = tiny_tokenizer()
+    model = tiny_model(architecture, len(tokenizer), seed, **overrides)
+    lineage = Lineage(id=new_checkpoint_id(), name=name, stage="source", source="random", created=datetime.now(UTC))
+    return save_checkpoint(folder, model, tokenizer, lineage)

@@ -1,0 +1,95 @@
+"""API keys and where the server may listen."""
+
+from pathlib import Path
+
+import pytest
+
+from honed.server.auth import (
+    ANONYMOUS,
+    KeyRing,
+    is_loopback,
+    load_keyring,
+    read_keys,
+    require_safe_binding,
+    short_hash,
+)
+from honed.server.errors import InvalidApiKey
+
+KEY = "sk-test-0123456789abcdef"
+
+
+def test_a_key_opens_and_gets_a_short_id() -> None:
+    ring = KeyRing(["sk-other-0123456789", KEY])
+    assert ring.verify(f"Bearer {KEY}") == ring.verify(f"bearer  {KEY} ") == short_hash(KEY)
+    assert ring.verify("Bearer sk-other-0123456789") != short_hash(KEY)
+    assert len(short_hash(KEY)) == 12
+
+
+def test_without_keys_everybody_is_anonymous() -> None:
+    assert KeyRing([]).verify(None) == ANONYMOUS
+    assert KeyRing([]).verify("Bearer whatever") == ANONYMOUS
+
+
+@pytest.mark.parametrize(
+    "header",
+    [None, "", "Bearer", "Bearer ", KEY, f"Basic {KEY}", "Bearer sk-test", f"Bearer {KEY}x", "Bearer \udcff"],
+)
+def test_anything_else_is_refused(header: str | None) -> None:
+    with pytest.raises(InvalidApiKey) as refused:
+        KeyRing([KEY]).verify(header)
+    assert refused.value.status == 401
+    assert refused.value.headers["www-authenticate"] == "Bearer"
+
+
+def test_no_key_is_shown_anywhere() -> None:
+    ring = KeyRing([KEY])
+    assert KEY not in repr(ring) + str(vars(ring))
+    with pytest.raises(InvalidApiKey) as refused:
+        ring.verify("Bearer hunter2-is-my-secret-password")
+    assert refused.value.message == "Incorrect API key provided: hunt****."
+    with pytest.raises(InvalidApiKey) as refused:
+        ring.verify("Bearer hunter2")
+    assert refused.value.message == "Incorrect API key provided: ****."
+
+
+@pytest.mark.parametrize("key", ["", "two words", "schlüssel", "line\nbreak"])
+def test_keys_that_no_client_could_send_are_refused(key: str) -> None:
+    with pytest.raises(ValueError, match="printable ASCII"):
+        KeyRing([key])
+
+
+def test_keys_come_from_settings_and_file(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("# staff\nsk-file-0123456789  # Ada\n\n")
+    ring = load_keyring([KEY], path)
+    assert ring.verify("Bearer sk-file-0123456789") == short_hash("sk-file-0123456789")
+    assert ring.verify(f"Bearer {KEY}") == short_hash(KEY)
+    assert load_keyring([], None).is_open
+
+
+def test_a_file_of_no_use_never_opens_the_server(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    with pytest.raises(ValueError, match="cannot read"):
+        read_keys(path)
+    path.write_text("# nothing\n")
+    with pytest.raises(ValueError, match="holds no API key"):
+        load_keyring([], path)
+    path.write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(ValueError, match="cannot read"):
+        read_keys(path)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "127.8.9.10", "::1", "[::1]", "localhost", "LOCALHOST.", "::ffff:127.0.0.1", "127.1"],
+)
+def test_loopback_needs_no_key(host: str) -> None:
+    assert is_loopback(host)
+    require_safe_binding(host, KeyRing([]))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "", "0", "::ffff:10.0.0.1", "x" * 300, "a..b"])
+def test_elsewhere_a_key_is_needed(host: str) -> None:
+    with pytest.raises(ValueError, match="--api-key"):
+        require_safe_binding(host, KeyRing([]))
+    require_safe_binding(host, KeyRing([KEY]))
