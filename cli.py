@@ -1,6 +1,7 @@
 """The command line: `honed serve | pull | chat | bench`.
 
-The one place that knows all rooms. Each command imports its own when it is called, so that none pays for another's.
+The one place that knows all rooms. `serve` and `pull` import theirs when they are called, so that the clients, which
+need neither torch nor a server, start at once.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from honed.clients.bench import bench
+from honed.clients.terminal import chat
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -98,3 +101,7 @@ def pull(
 def _fail(message: str) -> typer.Exit:
     typer.echo(f"honed: {message}", err=True)
     return typer.Exit(1)
+
+
+app.command("chat")(chat)
+app.command("bench")(bench)

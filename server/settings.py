@@ -16,6 +16,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 ENV_PREFIX = "HONED_"
 
+CLIENT_KEY = "HONED_API_KEY"  # what the terminal chat and the bench send; no setting, but nobody's mistake
+
 AUTO = "auto"
 
 
@@ -45,7 +47,8 @@ class Settings(BaseSettings):
         description="Model to serve: a built-in name, a folder, or a hub id.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        default="auto", description="Type of the weights; `auto` takes the checkpoint's."
+        default="auto",
+        description="Type of the weights; `auto` is bfloat16 where the hardware multiplies it, else float32.",
     )
     device: str = Field(
         default=AUTO,
@@ -61,7 +64,7 @@ class Settings(BaseSettings):
     max_queue: int = Field(
         default=512,
         ge=1,
-        description="Requests that may wait for the engine; the next one is refused with 503.",
+        description="Choices that may wait for the engine; what exceeds them is refused with 503.",
     )
     max_body_bytes: int = Field(default=8 * 2**20, ge=1024, description="Largest request body, in bytes.")
     request_timeout_s: float = Field(
@@ -76,10 +79,17 @@ class Settings(BaseSettings):
     strict: bool = Field(
         default=False, description="Refuse parameters that nobody knows, instead of warning in a header."
     )
-    max_batch_tokens: int = Field(default=2048, ge=1, description="Most tokens that one step computes.")
-    max_sequences: int = Field(default=256, ge=1, description="Most sequences that run at once.")
+    max_batch_tokens: int = Field(
+        default=0, ge=0, description="Most tokens that one step computes; 0 is 4096 on a GPU and 256 on a CPU."
+    )
+    max_sequences: int = Field(
+        default=0, ge=0, description="Most sequences that run at once; 0 is 256 on a GPU and 64 on a CPU."
+    )
     kv_cache_gib: float = Field(
-        default=0, ge=0, allow_inf_nan=False, description="Memory for keys and values, in GiB; 0 chooses."
+        default=0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Memory for keys and values, in GiB; 0 is most of a GPU's, or up to 4 of a computer's.",
     )
     max_model_len: int = Field(
         default=0,
@@ -100,6 +110,7 @@ class Settings(BaseSettings):
     def _no_unknown_variables(cls, value: Any) -> Any:
         # pydantic-settings looks up the names that it knows; a misspelt one would be ignored in silence.
         known = [f"{ENV_PREFIX}{name.upper()}" for name in cls.model_fields]
+        known.append(CLIENT_KEY)
         for name in sorted(os.environ):
             if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
                 close = difflib.get_close_matches(name.upper(), known, n=1)

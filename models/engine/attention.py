@@ -8,10 +8,12 @@ pass through. Owns the cache's tensors; which block belongs to whom is decided i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (the name that torch's documentation uses)
@@ -70,7 +72,13 @@ class PagedKeysValues:
                 cached[blocks] = 0
 
     def _zeros(self, like: Tensor) -> Tensor:
-        return like.new_zeros((self.num_blocks, self.block_size, *like.shape[1:]))
+        shape = (self.num_blocks, self.block_size, *like.shape[1:])
+        if like.device.type != "cpu":
+            return like.new_zeros(shape)
+        # numpy's zeros are the system's own, mapped when they are first touched; torch writes every page at once,
+        # which takes seconds for a cache of gigabytes.
+        size = math.prod(shape) * like.element_size()
+        return torch.from_numpy(np.zeros(size, dtype=np.uint8)).view(like.dtype).view(shape)
 
 
 @dataclass(frozen=True, slots=True)

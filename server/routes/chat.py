@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
 
 from honed.models.chat import ChatTemplateError, render_chat
 from honed.server.admission import (
@@ -37,6 +36,7 @@ from honed.server.wire.chat import (
     ChatMessage,
 )
 from honed.server.wire.logprobs import ChatLogprobs
+from honed.server.wire.messages import for_template
 from honed.server.wire.usage import Usage
 
 router = APIRouter()
@@ -69,14 +69,11 @@ async def create_chat_completion(http: Request) -> Response:
         whole = await unless_disconnected(http, answer.whole())
     finally:
         generation.close()
-    return JSONResponse(whole.model_dump(mode="json"), headers=headers)
+    return Response(whole.model_dump_json(), headers=headers, media_type="application/json")
 
 
 async def _prompt(request: ChatCompletionRequest, served: ServedPolicy) -> Prompt:
-    messages = [
-        {"role": message.role, "content": message.text} | ({"name": message.name} if message.name else {})
-        for message in request.messages
-    ]
+    messages = [for_template(message) for message in request.messages]
     try:
         ids = await tokenize(served, lambda: render_chat(served.policy.tokenizer, messages))
     except ChatTemplateError as error:

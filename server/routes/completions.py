@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
 
 from honed.models.chat import replace_lone_surrogates
 from honed.server.admission import (
@@ -59,7 +58,7 @@ async def create_completion(http: Request) -> Response:
         whole = await unless_disconnected(http, answer.whole())
     finally:
         generation.close()
-    return JSONResponse(whole.model_dump(mode="json"), headers=headers)
+    return Response(whole.to_json(include_usage=True), headers=headers, media_type="application/json")
 
 
 async def _prompts(request: CompletionRequest, served: ServedPolicy) -> list[Prompt]:

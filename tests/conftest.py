@@ -1,0 +1,73 @@
+"""Fixtures that many rooms need: a checkpoint folder of a tiny model, and a running server of it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+from fakes import save_tiny_policy
+from fastapi import FastAPI
+from honed.server.app import create_app
+from honed.server.policies import Status
+from honed.server.settings import Settings
+from openai import OpenAI
+
+
+@dataclass(frozen=True)
+class LiveServer:
+    """The real application under a real uvicorn on loopback. `url` has no `/v1`."""
+
+    url: str
+    model: str
+    app: FastAPI
+
+    def openai(self) -> OpenAI:
+        return OpenAI(base_url=f"{self.url}/v1", api_key="unused", max_retries=0)
+
+    def gauge(self, name: str) -> float:
+        """The value of a metric with one label set, such as `vllm:num_requests_running`."""
+        lines = httpx.get(f"{self.url}/metrics").text.splitlines()
+        return next(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name + "{"))
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_policy(tmp_path_factory.mktemp("checkpoints") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def live_server(tiny_checkpoint: Path) -> Iterator[LiveServer]:
+    with running(Settings(model=str(tiny_checkpoint), kv_cache_gib=0.02, request_timeout_s=60)) as server:
+        yield server
+
+
+class running:  # noqa: N801 (used as a function is: `with running(settings) as server`)
+    """Starts a server of its own, waits until it is ready, and stops it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def __enter__(self) -> LiveServer:
+        app = create_app(self._settings)
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=5))
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]})
+        self._thread.start()
+        ready = threading.Event()
+        while not ready.wait(0.05) and app.state.service.health().status is Status.LOADING:
+            assert self._thread.is_alive(), "the server ended before it was ready"
+        health = app.state.service.health()
+        assert health.status is Status.READY, health.detail
+        host, port = self._socket.getsockname()
+        return LiveServer(f"http://{host}:{port}", str(health.model), app)
+
+    def __exit__(self, *_: object) -> None:
+        self._server.should_exit = True
+        self._thread.join()
+        self._socket.close()
