@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
 from honed.clients.bench import bench
 from honed.clients.terminal import chat
 
@@ -44,9 +45,10 @@ def serve(
     strict: Annotated[bool | None, typer.Option(help="Refuse parameters that nobody knows.")] = None,
 ) -> None:
     """Serve a model behind the OpenAI API. Every option and more can be set in the environment as HONED_..."""
+    from pydantic import ValidationError
+
     from honed.models.sources import SourceError, honed_home, pull
     from honed.server.settings import Settings
-    from pydantic import ValidationError
 
     given: dict[str, Any] = {
         "host": host,

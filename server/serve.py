@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import sys
 from collections.abc import Callable
 from types import FrameType
@@ -20,11 +21,14 @@ from honed.server.auth import require_safe_binding
 from honed.server.policies import Service, Status
 from honed.server.settings import Settings
 
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 CLOSE_S = 5  # for connections that are still open when the drain is over
 
 
 class DrainingServer(uvicorn.Server):
-    def __init__(self, app: FastAPI, settings: Settings) -> None:
+    """Announces itself when the model is loaded, ends when that fails, and drains before it closes."""
+
+    def __init__(self, app: FastAPI, settings: Settings, on_ready: Callable[[str], None]) -> None:
         config = uvicorn.Config(
             app,
             host=settings.host,
@@ -34,25 +38,47 @@ class DrainingServer(uvicorn.Server):
             timeout_graceful_shutdown=CLOSE_S,
         )
         super().__init__(config)
-        self._service: Service = app.state.service
+        self._app = app
         self._drain_timeout_s = settings.drain_timeout_s
-        self._draining: asyncio.Task[None] | None = None
+        self._on_ready = on_ready
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._announcing: asyncio.Task[None] | None = None
+        self._draining: asyncio.Task[None] | None = None
 
-    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+    @property
+    def _service(self) -> Service:
+        service: Service = self._app.state.service
+        return service
+
+    @property
+    def status(self) -> int:
+        """The exit status: 1 when the model could not be loaded or its engine died."""
+        return 1 if self._service.health().status is Status.FAILED else 0
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
-        await super().startup(sockets)  # type: ignore[arg-type]
+        await super().startup(sockets)
+        if self.started:
+            self._announcing = asyncio.create_task(self._announce())
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 (uvicorn's signature)
         """Called by uvicorn in a signal handler. Not passed on to uvicorn, which would end with the signal's status."""
         if self._loop is None or self._draining is not None:
             self.should_exit = True
         else:
             self._loop.call_soon_threadsafe(self._begin_drain)
 
+    async def _announce(self) -> None:
+        await self._app.state.loading
+        status = self._service.health().status
+        if status is Status.READY:
+            self._on_ready(_address(self))
+        elif status is Status.FAILED:
+            self.should_exit = True
+
     def _begin_drain(self) -> None:
         if self._draining is None:
-            self._draining = asyncio.ensure_future(self._drain())
+            self._draining = asyncio.create_task(self._drain())
 
     async def _drain(self) -> None:
         await self._service.drain(self._drain_timeout_s)
@@ -67,24 +93,9 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None]) -> int:
     logging.basicConfig(level=settings.log_level.upper(), stream=sys.stderr, format=LOG_FORMAT)
     app = create_app(settings)
     require_safe_binding(settings.host, app.state.keyring)
-    return asyncio.run(_serve(DrainingServer(app, settings), app.state.service, on_ready))
-
-
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-
-
-async def _serve(server: DrainingServer, service: Service, on_ready: Callable[[str], None]) -> int:
-    serving = asyncio.create_task(server.serve())
-    while not server.started and not serving.done():
-        await asyncio.sleep(0.05)
-    while service.health().status is Status.LOADING and not serving.done():
-        await asyncio.sleep(0.05)
-    if service.health().status is Status.READY and not serving.done():
-        on_ready(_address(server))
-    elif service.health().status is Status.FAILED:
-        server.should_exit = True
-    await serving
-    return 1 if service.health().status is Status.FAILED else 0
+    server = DrainingServer(app, settings, on_ready)
+    asyncio.run(server.serve())
+    return server.status if server.started else 1
 
 
 def _address(server: uvicorn.Server) -> str:

@@ -13,10 +13,11 @@ import pytest
 import uvicorn
 from fakes import save_tiny_policy
 from fastapi import FastAPI
+from openai import OpenAI
+
 from honed.server.app import create_app
 from honed.server.policies import Status
 from honed.server.settings import Settings
-from openai import OpenAI
 
 
 @dataclass(frozen=True)

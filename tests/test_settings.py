@@ -52,10 +52,15 @@ def test_an_empty_variable_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_misspelt_variable_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HONED_API_KEY", "sk-secret")
-    with pytest.raises(ValidationError, match="HONED_API_KEY is unknown: did you mean HONED_API_KEYS") as refused:
+    monkeypatch.setenv("HONED_APIKEYS", "sk-secret")
+    with pytest.raises(ValidationError, match="HONED_APIKEYS is unknown: did you mean HONED_API_KEYS") as refused:
         Settings()
     assert "sk-secret" not in str(refused.value)
+
+
+def test_the_clients_key_may_stand_beside_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HONED_API_KEY", "sk-secret")
+    assert Settings().api_keys == ()
 
 
 def test_unknown_arguments_are_refused() -> None:

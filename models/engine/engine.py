@@ -125,4 +125,4 @@ def cache_blocks(model: PreTrainedModel, num_bytes: int, block_size: int) -> int
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     element = torch.finfo(model.dtype).bits // 8
     block = 2 * config.num_hidden_layers * heads * size * element * block_size
-    return num_bytes // block
+    return num_bytes // int(block)
