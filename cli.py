@@ -20,7 +20,7 @@ READY = """
 {model} answers on {url}
 
   curl {url}/v1/chat/completions -H 'Content-Type: application/json'{curl_key} -d '{{
-    "model": "honed", "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
+    "model": "honed", "temperature": 0, "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
 
   from openai import OpenAI  # pip install openai
   client = OpenAI(base_url="{url}/v1", api_key="{python_key}")

@@ -27,12 +27,13 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(title="honed", version=version("honed"), lifespan=_lifespan)
     app.state.settings = settings
     app.state.keyring = load_keyring([key.get_secret_value() for key in settings.api_keys], settings.api_keys_file)
-    app.state.service = Service(settings, Metrics())
+    metrics = Metrics()
+    app.state.service = Service(settings, metrics)
     for room in (chat, completions, models, health):
         app.include_router(room.router)
     add_components(app)
     install_error_handlers(app)
-    app.add_middleware(EdgeMiddleware, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(EdgeMiddleware, max_body_bytes=settings.max_body_bytes, count_error=metrics.count_error)
     return app
 
 

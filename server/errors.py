@@ -250,19 +250,6 @@ def unexpected(exc: BaseException) -> InternalError:
     return InternalError()
 
 
-def from_http_exception(method: str, path: str, exc: HTTPException) -> ServerError:
-    """Starlette's own refusals (404, 405, ...) in OpenAI's shape."""
-    if exc.status_code == 404:
-        return NotFound(f"Unknown path: {method} {_bounded(path, MAX_PROBLEM_CHARS)}")
-    if exc.status_code == 405:
-        return MethodNotAllowed(
-            f"Method {method} is not allowed for {_bounded(path, MAX_PROBLEM_CHARS)}", headers=exc.headers
-        )
-    if exc.status_code < 500:
-        return InvalidRequest(exc.detail, status=exc.status_code, headers=exc.headers)
-    return InternalError()
-
-
 def install_error_handlers(app: FastAPI) -> None:
     """Make every exception that leaves a route of `app` an answer in OpenAI's shape."""
     for kind in (ServerError, HTTPException, RequestValidationError, Exception):
@@ -270,13 +257,19 @@ def install_error_handlers(app: FastAPI) -> None:
 
 
 async def _answer(request: Request, exc: Exception) -> JSONResponse:
+    error = _server_error(request, exc)
+    request.state.error_code = error.code or str(error.status)  # for whoever counts errors
+    return error_response(error)
+
+
+def _server_error(request: Request, exc: Exception) -> ServerError:
     if isinstance(exc, ServerError):
-        return error_response(exc)
+        return exc
     if isinstance(exc, HTTPException):
-        return error_response(_from_http_exception(request, exc))
+        return _from_http_exception(request, exc)
     if isinstance(exc, RequestValidationError):
-        return error_response(_from_validation_error(exc))
-    return error_response(unexpected(exc))
+        return _from_validation_error(exc)
+    return unexpected(exc)
 
 
 def _from_http_exception(request: Request, exc: HTTPException) -> ServerError:

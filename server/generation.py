@@ -1,7 +1,7 @@
 """From prompts to deltas of text: starts the sequences of one request, turns their tokens into text, ends them.
 
 Both the streamed and the unstreamed answer are made of the same deltas, so they cannot differ. Knows nothing of HTTP
-or of OpenAI's shapes (`answers.py` has those).
+or of OpenAI's shapes (the routes have those).
 """
 
 from __future__ import annotations
@@ -122,8 +122,9 @@ class Generation:
     def close(self) -> None:
         """Takes back what has not ended, so that nobody computes for a client that has gone."""
         self._served.abort(list(self._open))
-        self._open.clear()
         model = self._served.policy.name
+        self._metrics.finished.labels(model, FinishReason.ABORT).inc(len(self._open))
+        self._open.clear()
         self._metrics.prefix_queries.labels(model).inc(self.prompt_tokens)
         self._metrics.prefix_hits.labels(model).inc(self.cached_tokens)
 
@@ -138,6 +139,7 @@ class Generation:
         if token.sequence not in self._open:
             return None  # the engine was a step ahead of a stop string
         if token.finish_reason is FinishReason.ERROR:
+            self._end(token.sequence, FinishReason.ERROR)
             raise InternalError("The model failed while it answered.", retry=True)
         if token.sample is None:
             raise Draining  # nobody but the engine's end aborts an open sequence
@@ -147,10 +149,14 @@ class Generation:
             end = "stop" if token.finish_reason is FinishReason.STOP else "length"
         delta = self._choices[token.sequence].push(token.sample, end)
         if delta is not None and delta.finish_reason is not None:
-            self._open.remove(token.sequence)
+            self._end(token.sequence, delta.finish_reason)
             if token.finish_reason is None:
                 self._served.abort([token.sequence])
         return delta
+
+    def _end(self, sequence: Sequence, reason: str) -> None:
+        self._open.remove(sequence)
+        self._metrics.finished.labels(self._served.policy.name, reason).inc()
 
     def _count(self, token: Token) -> None:
         now_s, model = time.perf_counter(), self._served.policy.name

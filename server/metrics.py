@@ -39,8 +39,8 @@ class Metrics:
         self.first_token_s = histogram("vllm:time_to_first_token_seconds", "From the request to its first token.")
         self.next_token_s = histogram("vllm:inter_token_latency_seconds", "Between two tokens of a sequence.")
         self.request_s = histogram("vllm:e2e_request_latency_seconds", "From the request to its last token.")
-        self.refused = Counter(
-            "honed_refused_requests", "Requests answered with an error.", ["code"], registry=self.registry
+        self._errors = Counter(
+            "honed_error_responses", "Requests answered with an error.", ["code"], registry=self.registry
         )
 
     def observe(self, model: str, stats: EngineStats) -> None:
@@ -51,6 +51,9 @@ class Metrics:
         if new > 0:
             self._preemptions.labels(model).inc(new)
         self._seen_preemptions[model] = stats.preemptions
+
+    def count_error(self, code: str) -> None:
+        self._errors.labels(code).inc()
 
     def render(self) -> bytes:
         return generate_latest(self.registry)

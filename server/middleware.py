@@ -11,9 +11,11 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Callable
 from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from honed.server.errors import RequestTooLarge, ServerError, error_response, unexpected
@@ -21,18 +23,22 @@ from honed.server.errors import RequestTooLarge, ServerError, error_response, un
 access_log = logging.getLogger("honed.access")
 
 OPENAI_VERSION: Final = "2020-10-01"
+PROBES: Final = ("/health", "/metrics")
 CLIENT_CLOSED_REQUEST: Final = 499  # nginx's number for a client that left before it was answered
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,512}")
 
 
 class EdgeMiddleware:
     """Wraps an ASGI application; puts `request_id` into `scope["state"]` and logs `key_id` and `user_hash`
-    from it.
+    from it. `count_error` is called with the code of every error that is the answer to a request.
     """
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
+    def __init__(
+        self, app: ASGIApp, *, max_body_bytes: int, count_error: Callable[[str], None] = lambda _code: None
+    ) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
+        self.count_error = count_error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -43,16 +49,21 @@ class EdgeMiddleware:
             await self._answer(exchange)
         finally:
             exchange.log()
+            if (code := scope["state"].get("error_code")) is not None:
+                self.count_error(code)
 
     async def _answer(self, exchange: "_Exchange") -> None:
         try:
             exchange.check_declared_length()
             await self.app(exchange.scope, exchange.receive, exchange.send)
+        except ClientDisconnect:
+            return  # nobody is left to be answered; the log says so
         except Exception as exc:
             if exchange.status is not None:
                 # Half an answer is out: only the server can still tell the client, by cutting the connection.
                 raise
             error = exc if isinstance(exc, ServerError) else unexpected(exc)
+            exchange.scope["state"]["error_code"] = error.code
             await error_response(error)(exchange.scope, exchange.receive, exchange.send)
 
 
@@ -113,7 +124,9 @@ class _Exchange:
             "user_hash": state.get("user_hash"),
             "disconnected": self._is_disconnected,
         }
-        access_log.info(json.dumps(line))
+        # Probes and scrapes come every few seconds and say nothing about the users.
+        level = logging.DEBUG if self.scope["path"] in PROBES else logging.INFO
+        access_log.log(level, json.dumps(line))
 
     def _elapsed_ms(self) -> int:
         return round((time.perf_counter() - self._started_s) * 1000)

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 
+import psutil
 import torch
 
 from honed.models.detokenizer import TokenBytes
@@ -44,12 +45,13 @@ class Status(StrEnum):
 class ServedPolicy:
     """A loaded policy with a running engine. Sequences go in; their tokens come out of a queue each request owns."""
 
-    def __init__(self, policy: Policy, engine: Engine, metrics: Metrics, *, max_live: int) -> None:
+    def __init__(self, policy: Policy, engine: Engine, metrics: Metrics, *, max_live: int, context_length: int) -> None:
+        """`max_live`: choices that may run and wait at once; `context_length`: a prompt and its answer, in tokens."""
         self.policy = policy
         self.created = int(time.time())
         self.token_bytes = TokenBytes(policy.tokenizer)
         self.max_live = max_live
-        self.context_length = min(policy.context_length, engine.cache.capacity)
+        self.context_length = context_length
         # One thread: tokenizers keep padding and truncation settings that two threads would fight over.
         self.tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
         self._metrics = metrics
@@ -108,7 +110,6 @@ class ServedPolicy:
             self._listeners[token.sequence].put_nowait(token)
             if token.finish_reason is not None:
                 del self._listeners[token.sequence]
-                self._metrics.finished.labels(self.policy.name, token.finish_reason.value).inc()
         if not self._listeners:
             self._all_ended.set()
 
@@ -131,15 +132,20 @@ class Service:
         self._failure: str | None = None
 
     async def load(self) -> None:
-        """Ends in `ready` or in `failed`, with the reason in the log and in `/health`; never raises for either."""
+        """Ends in `ready` or in `failed`, with the reason in the log and in `/health`; never raises."""
         try:
             policy, engine = await asyncio.to_thread(load_engine, self.settings)
         except (SourceError, PolicyError, UnsupportedArchitectureError) as error:
             self._failure = str(error)
             logger.error("cannot serve %s: %s", self.settings.model, error)
             return
+        except Exception as error:  # what nobody foresaw must not leave the server loading for ever
+            self._failure = f"{type(error).__name__}: {error}"
+            logger.exception("cannot serve %s", self.settings.model)
+            return
         max_live = engine.config.max_sequences + self.settings.max_queue
-        self._served = ServedPolicy(policy, engine, self.metrics, max_live=max_live)
+        context_length = _context_length(policy, self.settings)
+        self._served = ServedPolicy(policy, engine, self.metrics, max_live=max_live, context_length=context_length)
 
     def health(self) -> Health:
         name = self._served.policy.name if self._served else None
@@ -177,7 +183,8 @@ class Service:
         try:
             await asyncio.wait_for(self._served.ended(), timeout_s)
         except TimeoutError:
-            logger.warning("drained for %g s; %d sequences are cut", timeout_s, self._served.num_live)
+            if self._served.num_live:
+                logger.warning("drained for %g s; %d sequences are cut", timeout_s, self._served.num_live)
         await self._served.close()
 
     async def close(self) -> None:
@@ -205,10 +212,10 @@ def load_engine(settings: Settings) -> tuple[Policy, Engine]:
 
 def _engine_config(policy: Policy, settings: Settings) -> EngineConfig:
     on_gpu = policy.model.device.type == "cuda"
-    wanted = settings.max_model_len or policy.context_length
+    wanted = _context_length(policy, settings)
     num_bytes = int(settings.kv_cache_gib * GIB) or _default_cache_bytes(on_gpu=on_gpu)
     num_blocks = cache_blocks(policy.model, num_bytes, BLOCK_SIZE)
-    if num_blocks * BLOCK_SIZE < min(wanted, policy.context_length):
+    if num_blocks * BLOCK_SIZE < wanted:
         raise PolicyError(
             f"The key/value cache of {num_bytes / GIB:.2g} GiB holds {num_blocks * BLOCK_SIZE} tokens, fewer than one "
             f"context of {wanted}: give it more (HONED_KV_CACHE_GIB) or shorten the context (HONED_MAX_MODEL_LEN)."
@@ -222,14 +229,18 @@ def _engine_config(policy: Policy, settings: Settings) -> EngineConfig:
     )
 
 
+def _context_length(policy: Policy, settings: Settings) -> int:
+    """Tokens that a prompt and its answer may have together: the model's limit, or a shorter one that is set."""
+    return min(settings.max_model_len or policy.context_length, policy.context_length)
+
+
+def _context_length(policy: Policy, settings: Settings) -> int:
+    """The model's limit, or less where the settings say so."""
+    return min(settings.max_model_len or policy.context_length, policy.context_length)
+
+
 def _default_cache_bytes(*, on_gpu: bool) -> int:
     """Most of a GPU's free memory; of a computer's, which has other uses, a quarter and at most 4 GiB."""
     if on_gpu:
         return int(torch.cuda.mem_get_info()[0] * 0.85)
-    return min(4 * GIB, _available_bytes() // 4)
-
-
-def _available_bytes() -> int:
-    import os
-
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(4 * GIB, psutil.virtual_memory().available // 4)

@@ -1,7 +1,8 @@
 """`honed serve`: uvicorn around the application, with a drain before it closes.
 
 On SIGTERM or Ctrl-C `/health` turns 503 and new requests are refused, running answers finish for up to
-`drain_timeout_s`, then the server closes and the process ends with status 0. A second signal cuts the wait short.
+`drain_timeout_s`, then the server closes and the process ends with status 0. A second signal cuts the wait short: what
+runs ends with an error event.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class DrainingServer(uvicorn.Server):
         self._on_ready = on_ready
         self._loop: asyncio.AbstractEventLoop | None = None
         self._announcing: asyncio.Task[None] | None = None
-        self._draining: asyncio.Task[None] | None = None
+        self._drains: list[asyncio.Task[None]] = []  # one a signal
 
     @property
     def _service(self) -> Service:
@@ -63,7 +64,7 @@ class DrainingServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 (uvicorn's signature)
         """Called by uvicorn in a signal handler. Not passed on to uvicorn, which would end with the signal's status."""
-        if self._loop is None or self._draining is not None:
+        if self._loop is None:
             self.should_exit = True
         else:
             self._loop.call_soon_threadsafe(self._begin_drain)
@@ -77,11 +78,11 @@ class DrainingServer(uvicorn.Server):
             self.should_exit = True
 
     def _begin_drain(self) -> None:
-        if self._draining is None:
-            self._draining = asyncio.create_task(self._drain())
+        timeout_s = 0 if self._drains else self._drain_timeout_s
+        self._drains.append(asyncio.create_task(self._drain(timeout_s)))
 
-    async def _drain(self) -> None:
-        await self._service.drain(self._drain_timeout_s)
+    async def _drain(self, timeout_s: float) -> None:
+        await self._service.drain(timeout_s)
         self.should_exit = True
 
 

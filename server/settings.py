@@ -66,7 +66,7 @@ class Settings(BaseSettings):
         ge=1,
         description="Choices that may wait for the engine; what exceeds them is refused with 503.",
     )
-    max_body_bytes: int = Field(default=8 * 2**20, ge=1024, description="Largest request body, in bytes.")
+    max_body_bytes: int = Field(default=4 * 2**20, ge=1024, description="Largest request body, in bytes.")
     request_timeout_s: float = Field(
         default=600, gt=0, allow_inf_nan=False, description="Longest that one request may take, in seconds."
     )

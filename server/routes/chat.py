@@ -42,7 +42,7 @@ from honed.server.wire.usage import Usage
 router = APIRouter()
 
 
-@router.post("/v1/chat/completions", **document(ChatCompletionRequest, ChatCompletion))
+@router.post("/v1/chat/completions", **document(ChatCompletionRequest, ChatCompletion, ChatCompletionChunk))
 async def create_chat_completion(http: Request) -> Response:
     """An answer to a conversation, whole or as server-sent events."""
     identify(http)

@@ -31,7 +31,7 @@ from honed.server.wire.usage import Usage
 router = APIRouter()
 
 
-@router.post("/v1/completions", **document(CompletionRequest, Completion))
+@router.post("/v1/completions", **document(CompletionRequest, Completion, Completion))
 async def create_completion(http: Request) -> Response:
     """Continuations of prompts, whole or as server-sent events."""
     identify(http)

@@ -13,19 +13,32 @@ from honed.server.wire.response import ResponsePart
 _REF = "#/components/schemas/{model}"
 
 
-def document(request: type[BaseModel], response: type[ResponsePart]) -> dict[str, Any]:
-    """Keyword arguments for a route that reads its own body. `request`'s definitions go into the document's
-    components, by way of `add_components`."""
-    schema = request.model_json_schema(ref_template=_REF)
-    definitions = schema.pop("$defs", {})
+def document(request: type[BaseModel], response: type[ResponsePart], chunk: type[ResponsePart]) -> dict[str, Any]:
+    """Keyword arguments for a route that reads its own body; `chunk` is what it streams. The types' definitions go
+    into the document's components, by way of `add_components`."""
+    body = request.model_json_schema(ref_template=_REF)
+    line = chunk.model_json_schema(ref_template=_REF, mode="serialization")
+    definitions = body.pop("$defs", {}) | line.pop("$defs", {}) | {chunk.__name__: line}
     return {
         "response_model": None,
-        "responses": {200: {"model": response}, "default": {"model": ErrorBody}},
+        "responses": {200: {"model": response, "content": _events(chunk)}, "default": {"model": ErrorBody}},
         "openapi_extra": {
-            "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+            "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
             "x-definitions": definitions,
         },
     }
+
+
+def _events(chunk: type[ResponsePart]) -> dict[str, Any]:
+    """Each event of a stream, as OpenAPI 3.2 describes them (section "Server-Sent Event Streams")."""
+    lines = [{"$ref": _REF.format(model=kind.__name__)} for kind in (chunk, ErrorBody)]
+    data = {
+        "type": "string",
+        "if": {"const": "[DONE]"},
+        "else": {"contentMediaType": "application/json", "contentSchema": {"anyOf": lines}},
+    }
+    event = {"type": "object", "required": ["data"], "properties": {"data": data}}
+    return {"text/event-stream": {"itemSchema": event}}
 
 
 def add_components(app: FastAPI) -> None:
@@ -34,9 +47,11 @@ def add_components(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         schema = generate()
+        components = schema.setdefault("components", {}).setdefault("schemas", {})
         for path in schema["paths"].values():
             for operation in path.values():
-                schema.setdefault("components", {}).setdefault("schemas", {}).update(operation.pop("x-definitions", {}))
+                for name, definition in operation.pop("x-definitions", {}).items():
+                    components.setdefault(name, definition)
         return schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the document

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from honed.server.policies import Status
@@ -19,7 +19,7 @@ async def read_health(http: Request) -> Response:
     return JSONResponse(body, status_code=200 if health.status is Status.READY else 503)
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 async def read_metrics(http: Request) -> Response:
     """Prometheus' text format."""
     return Response(http.app.state.service.metrics.render(), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,80 @@
+"""The service's way from loading to ready or failed, and how much memory an engine gets."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from honed.models.policy import PolicyError
+from honed.server.errors import EngineDead, Loading, ModelNotFound
+from honed.server.metrics import Metrics
+from honed.server.policies import Service, Status, load_engine
+from honed.server.settings import Settings
+
+
+def test_a_model_that_is_not_there_fails_with_a_reason(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        service = Service(Settings(model=str(tmp_path / "nothing")), Metrics())
+        assert service.health().status is Status.LOADING
+        with pytest.raises(Loading):
+            service.current()
+        await service.load()
+        health = service.health()
+        assert health.status is Status.FAILED
+        assert health.detail
+        assert "nothing" in health.detail
+        with pytest.raises(EngineDead):
+            service.current()
+
+    asyncio.run(scenario())
+
+
+def test_a_fault_that_nobody_foresaw_does_not_leave_it_loading(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def explode(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    async def scenario() -> None:
+        monkeypatch.setattr("honed.server.policies.load_policy", explode)
+        service = Service(Settings(model=str(tiny_checkpoint)), Metrics())
+        await service.load()
+        assert service.health().status is Status.FAILED
+
+    asyncio.run(scenario())
+    assert "MemoryError" in caplog.text
+
+
+def test_names_of_the_policy_in_service(tiny_checkpoint: Path) -> None:
+    async def scenario() -> None:
+        service = Service(Settings(model=str(tiny_checkpoint), kv_cache_gib=0.001), Metrics())
+        await service.load()
+        assert service.named("honed") is service.named("tiny") is service.current()
+        with pytest.raises(ModelNotFound, match="'gpt-4' does not exist"):
+            service.named("gpt-4")
+        await service.close()
+        assert service.health().status is Status.FAILED
+
+    asyncio.run(scenario())
+
+
+def test_a_cache_smaller_than_one_context_is_refused(tiny_checkpoint: Path) -> None:
+    """256 bytes a token: 0.0001 GiB hold 416 of the context's 512 tokens."""
+    with pytest.raises(PolicyError, match=r"416 tokens.*HONED_KV_CACHE_GIB"):
+        load_engine(Settings(model=str(tiny_checkpoint), kv_cache_gib=0.0001))
+
+
+def test_a_shorter_context_fits_a_smaller_cache(tiny_checkpoint: Path) -> None:
+    async def scenario() -> None:
+        settings = Settings(model=str(tiny_checkpoint), kv_cache_gib=0.0001, max_model_len=400)
+        service = Service(settings, Metrics())
+        await service.load()
+        assert service.current().context_length == 400
+        await service.close()
+
+    asyncio.run(scenario())
+
+
+def test_every_running_sequence_gets_its_token_in_each_step(tiny_checkpoint: Path) -> None:
+    _, engine = load_engine(Settings(model=str(tiny_checkpoint), kv_cache_gib=0.001, max_sequences=300))
+    assert engine.config.max_batch_tokens >= 300
