@@ -243,4 +243,4 @@ def _default_cache_bytes(*, on_gpu: bool) -> int:
     """Most of a GPU's free memory; of a computer's, which has other uses, a quarter and at most 4 GiB."""
     if on_gpu:
         return int(torch.cuda.mem_get_info()[0] * 0.85)
-    return min(4 * GIB, psutil.virtual_memory().available // 4)
+    return min(4 * GIB, int(psutil.virtual_memory().available) // 4)

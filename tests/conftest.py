@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
+import torch
 import uvicorn
 from fakes import save_tiny_policy
 from fastapi import FastAPI
 from openai import OpenAI
 
 from honed.server.app import create_app
-from honed.server.policies import Status
+from honed.server.policies import ServedPolicy, Status
 from honed.server.settings import Settings
+
+torch.set_num_threads(1)  # tiny models gain nothing from more, and threads that wait for each other spin
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    """Waits until something holds that another thread or process brings about."""
+    deadline_s = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline_s, "it did not come to hold"
+        time.sleep(0.01)
 
 
 @dataclass(frozen=True)
@@ -31,6 +43,14 @@ class LiveServer:
     def openai(self) -> OpenAI:
         return OpenAI(base_url=f"{self.url}/v1", api_key="unused", max_retries=0)
 
+    def http(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=60)
+
+    @property
+    def served(self) -> ServedPolicy:
+        served: ServedPolicy = self.app.state.service.current()
+        return served
+
     def gauge(self, name: str) -> float:
         """The value of a metric with one label set, such as `vllm:num_requests_running`."""
         lines = httpx.get(f"{self.url}/metrics").text.splitlines()
@@ -43,9 +63,28 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def long_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with room for answers that take a while."""
+    return save_tiny_policy(tmp_path_factory.mktemp("checkpoints") / "long", max_position_embeddings=8192)
+
+
+@pytest.fixture(scope="session")
 def live_server(tiny_checkpoint: Path) -> Iterator[LiveServer]:
-    with running(Settings(model=str(tiny_checkpoint), kv_cache_gib=0.02, request_timeout_s=60)) as server:
+    # float32, so that an answer does not depend on what else is in the batch.
+    with running(Settings(model=str(tiny_checkpoint), dtype="float32", kv_cache_gib=0.02)) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def openai_client(live_server: LiveServer) -> Iterator[OpenAI]:
+    with live_server.openai() as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def http_client(live_server: LiveServer) -> Iterator[httpx.Client]:
+    with live_server.http() as client:
+        yield client
 
 
 class running:  # noqa: N801 (used as a function is: `with running(settings) as server`)
