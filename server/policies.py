@@ -234,11 +234,6 @@ def _context_length(policy: Policy, settings: Settings) -> int:
     return min(settings.max_model_len or policy.context_length, policy.context_length)
 
 
-def _context_length(policy: Policy, settings: Settings) -> int:
-    """The model's limit, or less where the settings say so."""
-    return min(settings.max_model_len or policy.context_length, policy.context_length)
-
-
 def _default_cache_bytes(*, on_gpu: bool) -> int:
     """Most of a GPU's free memory; of a computer's, which has other uses, a quarter and at most 4 GiB."""
     if on_gpu:

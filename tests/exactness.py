@@ -19,22 +19,7 @@ from typing import Any
 
 from openai import AsyncOpenAI
 
-WORDS = [
-    "river",
-    "stone",
-    "cloud",
-    "lantern",
-    "harbour",
-    "engine",
-    "violin",
-    "garden",
-    "winter",
-    "copper",
-    "letter",
-    "mirror",
-    "island",
-    "pepper",
-]
+WORDS = ["river", "stone", "cloud", "lantern", "harbour", "engine", "violin", "garden", "winter", "copper", "letter"]
 
 
 @dataclass(frozen=True)
