@@ -2,6 +2,7 @@
 PORT ?= 8000
 MODEL ?= smollm2-135m-instruct
 PYTHON ?= python3
+FUZZ_MINUTES ?= 5
 
 .PHONY: serve setup test test-real test-node test-gpu check format fuzz clean
 
@@ -28,6 +29,9 @@ test-node: .venv/.installed
 
 test-gpu: .venv/.installed
 	.venv/bin/pytest -m gpu
+
+fuzz: .venv/.installed
+	FUZZ_MINUTES=$(FUZZ_MINUTES) .venv/bin/python tests/fuzz.py
 
 check: .venv/.installed .dev/honed
 	.venv/bin/ruff format --check .

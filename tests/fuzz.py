@@ -2,8 +2,8 @@
 
 Ends with a status other than 0 where an answer broke the document (a server error, an undocumented status, type or
 shape) or where the server was not well afterwards. The random model is real, its context short: a request for 128
-choices is over in a second. Valid requests are to reach the model, so two things that only a running server knows are
-written into the document first: the names of its models and the size of its vocabulary.
+choices is over in a second. Valid requests are to reach the model, so the document gets what only a running server
+knows first: the names of its models and the size of its vocabulary.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ def _reachable(document: dict[str, Any], server: LiveServer) -> dict[str, Any]:
     for path in ("/v1/chat/completions", "/v1/completions"):
         body = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
         body["properties"]["model"] = {"enum": ["honed", server.model]}
+        body["required"].append("stream")  # one of forty optional keys: otherwise hardly any answer is a stream
     return _with_bounds(document, server.app.state.service.current().policy.vocab_size - 1)
 
 

@@ -110,6 +110,7 @@ def test_a_bias_forces_a_token_and_a_stop_token_ends(ask: Any) -> None:
 def test_greedy_is_deterministic_and_sampling_is_not(ask: Any) -> None:
     request = {"max_tokens": 40, "ignore_eos": True}
     assert texts(ask(**request, temperature=0)) == texts(ask(**request, temperature=0))
+    assert texts(ask(**request, temperature=1e-300)) == texts(ask(**request, temperature=0))
     assert texts(ask(**request)) != texts(ask(**request))
 
 

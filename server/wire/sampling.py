@@ -73,7 +73,8 @@ class SamplingRequest(RequestPart):
 
     top_k: int = Field(default=-1, ge=-1, le=INT64_MAX, description="Extension. 0 and -1 are off.")
     min_p: float = Field(default=0.0, ge=0, le=1, description="Extension.")
-    repetition_penalty: float = Field(default=1.0, gt=0, description="Extension.")
+    # Bounds of ours: far beyond use, and logits stay finite.
+    repetition_penalty: float = Field(default=1.0, ge=0.01, le=100, description="Extension.")
     ignore_eos: bool = Field(default=False, description="Extension.")
     min_tokens: int = Field(default=0, ge=0, le=INT64_MAX, description="Extension.")
     stop_token_ids: Annotated[list[TokenId], Field(fail_fast=True)] = Field(
