@@ -242,6 +242,73 @@ def test_numbers_that_are_not_finite_end_one_request_and_poison_nobody() -> None
     engine.check_integrity()
 
 
+def test_a_sick_prompt_leaves_nothing_behind_when_it_is_read_in_pieces() -> None:
+    """Read 16 at a time, it ends at the first piece; the blocks that it wrote serve others at once."""
+    model = tiny_model()
+    poison = VOCABULARY - 1
+    with torch.no_grad():
+        model.get_input_embeddings().weight[poison] = float("nan")
+    engine = small_engine(model, num_blocks=12)
+    sick = greedy([poison] * 40, max_tokens=4)
+    engine.add(sick)
+    engine.step()
+    assert sick.finish_reason is FinishReason.ERROR
+    for token in range(5, 17):
+        healthy = greedy([token] * 3, max_tokens=4)
+        engine.run([healthy])
+        assert healthy.finish_reason in (FinishReason.LENGTH, FinishReason.STOP)
+
+
+def test_long_and_short_conversations_side_by_side() -> None:
+    """Lengths from 1 to 400 attend in groups of their own, and each gets what it gets alone."""
+    model = tiny_model()
+    r = random.Random(8)
+    asked = [[r.randrange(4, VOCABULARY) for _ in range(length)] for length in (1, 400, 3, 70, 64, 65, 200)]
+    expected = [generate(model, prompt, 10) for prompt in asked]
+    engine = small_engine(model, num_blocks=300, max_batch_tokens=512)
+    assert [ids(each) for each in engine.run([greedy(prompt, 10) for prompt in asked])] == expected
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_any_traffic_gives_everybody_the_answer_that_they_get_alone(seed: int) -> None:
+    """Arrivals, aborts, followers, shared beginnings and preemptions in a cache that is too small, on the real engine:
+    the books balance after every step, and so does what is in the shared blocks."""
+    model = tiny_model(num_hidden_layers=1)
+    r = random.Random(seed)
+    roots = [[r.randrange(4, VOCABULARY) for _ in range(24)] for _ in range(2)]
+
+    def request(leader: Sequence | None = None) -> Sequence:
+        if leader is not None:
+            return Sequence(leader.prompt_ids, leader.params, seed=r.randrange(99), leader=leader)
+        prompt = r.choice(roots)[: r.randrange(1, 25)] + [r.randrange(4, VOCABULARY) for _ in range(r.randrange(4))]
+        params = SamplingParams(max_tokens=r.randrange(1, 20), temperature=r.choice([0.0, 1.0]))
+        return Sequence(tuple(prompt), params, seed=r.randrange(99))
+
+    engine = small_engine(model, num_blocks=24)
+    everybody: list[Sequence] = []
+    for _ in range(60):
+        if r.random() < 0.5:
+            leader = request()
+            everybody += (group := [leader, *(request(leader) for _ in range(r.choice([0, 0, 2])))])
+            for sequence in group:
+                engine.add(sequence)
+        if everybody and r.random() < 0.1:
+            engine.abort(r.choice(everybody))
+        engine.step()
+        engine.check_integrity()
+    while not engine.is_idle:
+        engine.step()
+        engine.check_integrity()
+    assert engine.stats().preemptions > 0
+    assert engine.stats().cache_usage == 0
+    finished = [s for s in everybody if s.finish_reason is not FinishReason.ABORT]
+    alone = small_engine(model, num_blocks=64)
+    for sequence in finished:
+        again = Sequence(sequence.prompt_ids, sequence.params, sequence.seed)
+        alone.run([again])
+        assert again.output_ids == sequence.output_ids
+
+
 def tiny_gemma2() -> PreTrainedModel:
     """Scores capped by tanh, sliding and full layers."""
     return Gemma2ForCausalLM(

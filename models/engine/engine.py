@@ -66,12 +66,18 @@ class Engine:
         chunks = self.scheduler.schedule()
         if not chunks:
             return []
-        sequences, logits = self.runner.forward(chunks)
+        chunks, logits = self.runner.forward(chunks)
         for chunk in chunks:
             chunk.sequence.num_computed = chunk.end
-            self.cache.register(chunk.sequence)
-        samples = sample(logits, sequences) if sequences else []
-        return [self._emit(*each) for each in zip(sequences, samples, strict=True)]
+        finite = logits.amax(dim=-1).isfinite().tolist()  # a NaN anywhere in a row is its maximum
+        failed = [self._fail(chunk.sequence) for chunk, is_finite in zip(chunks, finite, strict=True) if not is_finite]
+        rows = [row for row, chunk in enumerate(chunks) if finite[row] and chunk.is_last]
+        for chunk in chunks:
+            if not chunk.sequence.is_finished:
+                self.cache.register(chunk.sequence)
+        sequences = [chunks[row].sequence for row in rows]
+        samples = sample(logits[rows], sequences) if rows else []
+        return failed + [self._emit(*each) for each in zip(sequences, samples, strict=True)]
 
     def run(self, sequences: list[Sequence]) -> list[list[Sample]]:
         """Adds the sequences and steps until all have ended; their samples in the same order."""
@@ -95,13 +101,18 @@ class Engine:
     def check_integrity(self) -> None:
         self.cache.check_integrity(self.scheduler.running)
 
+    def _fail(self, sequence: Sequence) -> Token:
+        """Ends a sequence whose numbers cannot be used. Its blocks are zeroed: a masked NaN would reach their next
+        user all the same."""
+        blocks = list(sequence.block_ids)
+        self.scheduler.finish(sequence, FinishReason.ERROR)
+        self.cache.forget(blocks)
+        self.runner.erase([block for block in blocks if self.cache.is_free(block)])
+        return Token(sequence, None, FinishReason.ERROR)
+
     def _emit(self, sequence: Sequence, result: Sample) -> Token:
         if not result.is_finite:
-            blocks = list(sequence.block_ids)
-            self.cache.forget(blocks)
-            self.scheduler.finish(sequence, FinishReason.ERROR)
-            self.runner.erase([block for block in blocks if self.cache.is_free(block)])
-            return Token(sequence, None, FinishReason.ERROR)
+            return self._fail(sequence)
         sequence.token_ids.append(result.token_id)
         reason = _reason_to_end(sequence, result.token_id)
         if reason is not None:

@@ -40,10 +40,6 @@ class KVCache:
         return (self.num_blocks - 1) * self.block_size
 
     @property
-    def num_free(self) -> int:
-        return len(self._free)
-
-    @property
     def usage(self) -> float:
         """Share of the blocks that are lent, 0 to 1."""
         return 1.0 - len(self._free) / (self.num_blocks - 1)

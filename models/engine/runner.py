@@ -8,6 +8,7 @@ those of transformers' own forward pass (`check_architecture`).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from typing import Any
 
@@ -38,15 +39,13 @@ class Runner:
         model.set_attn_implementation(ATTENTION)
 
     @torch.inference_mode()
-    def forward(self, chunks: list[Chunk]) -> tuple[list[Sequence], Tensor]:
-        """Runs the chunks. Returns the sequences whose newest token was among them, in the batch's order, and their
-        logits (B, vocabulary) in float32."""
-        chunks = sorted(chunks, key=_new_tokens)  # those with one new token come first and attend together
-        batch = self._batch(chunks)
+    def forward(self, chunks: list[Chunk]) -> tuple[list[Chunk], Tensor]:
+        """Runs the chunks. Returns them in the batch's order, and the logits (chunks, vocabulary) of the last token of
+        each in float32: also of those that do not reach the newest token, where only a NaN is news."""
+        # Those with one new token come first and, by depth, attend together.
+        chunks = sorted(chunks, key=lambda chunk: (_new_tokens(chunk), _depth(chunk)))
         ends = np.cumsum([_new_tokens(chunk) for chunk in chunks]) - 1
-        last = [(chunk.sequence, end) for chunk, end in zip(chunks, ends, strict=True) if chunk.is_last]
-        logits = self._run(chunks, batch, np.array([end for _, end in last], dtype=np.int64))
-        return [sequence for sequence, _ in last], logits
+        return chunks, self._run(chunks, self._batch(chunks), ends)
 
     @torch.inference_mode()
     def erase(self, blocks: list[int]) -> None:
@@ -118,11 +117,20 @@ def _new_tokens(chunk: Chunk) -> int:
     return chunk.end - chunk.start
 
 
+def _depth(chunk: Chunk) -> int:
+    """Which power of two a sequence's length has reached."""
+    return (chunk.end - 1).bit_length()
+
+
 def _groups(chunks: list[Chunk]) -> Iterable[list[Chunk]]:
-    """Chunks of one token together, each longer one alone."""
+    """Chunks of one token together with those of about their length, each longer one alone.
+
+    A group's block tables are padded to its longest sequence: without the bound on lengths, one long conversation
+    would make every short one as expensive as itself.
+    """
     single = [chunk for chunk in chunks if _new_tokens(chunk) == 1]
-    if single:
-        yield single
+    for _, group in itertools.groupby(single, key=_depth):
+        yield list(group)
     yield from ([chunk] for chunk in chunks[len(single) :])
 
 

@@ -2,7 +2,7 @@
 
 Noise is keyed by (seed, position, token id) through an integer hash, so a row's sample depends on nothing else: not on
 the batch's other rows, not on the device, not on what was sampled before. A sample is `argmax(log p + Gumbel noise)`
-(the Gumbel-max trick), which follows the probabilities p exactly and only flips between runs when two candidates are
+(the Gumbel-max trick), which follows the probabilities p, down to about 1e-9, and only flips between runs when two candidates are
 as near as rounding.
 """
 
@@ -27,18 +27,18 @@ class Sample:
     token_id: int
     logprob: float
     top: tuple[tuple[int, float], ...]  # (token id, log-probability), the most probable first
-    is_finite: bool  # False: the model's numbers were no numbers, and the token means nothing
+    is_finite: bool  # False: nothing was left to choose from, or the numbers overflowed; the token means nothing
 
 
 @torch.inference_mode()
 def sample(logits: Tensor, sequences: list[Sequence]) -> list[Sample]:
     """logits: (B, vocabulary) in float32, changed in place; row i continues `sequences[i]`."""
-    finite = logits.amax(dim=-1).isfinite().tolist()  # a NaN anywhere in the row is its maximum
     for row, sequence in enumerate(sequences):
         penalize(logits[row], sequence)
     params = [sequence.params for sequence in sequences]
     scale_and_filter(logits, params)
-    drawn = [row for row, p in enumerate(params) if p.temperature > 0]
+    finite = logits.amax(dim=-1).isfinite().tolist()
+    drawn = [row for row, p in enumerate(params) if not p.is_greedy]
     scores = logits  # not log-probabilities: their rounding could tie two logits that differ
     if drawn:
         noise = gumbel_noise([noise_key(sequences[row]) for row in drawn], logits.shape[-1], logits.device)
@@ -71,10 +71,10 @@ def penalize(logits: Tensor, sequence: Sequence) -> None:
 def scale_and_filter(logits: Tensor, params: list[SamplingParams]) -> None:
     """Temperature, top-k, top-p (arXiv:1904.09751) and min-p (arXiv:2407.01082), in place; what is filtered out gets
     minus infinity. Greedy rows are left as they are."""
-    temperatures = [p.temperature or 1.0 for p in params]
+    temperatures = [1.0 if p.is_greedy else p.temperature for p in params]
     if any(t != 1.0 for t in temperatures):
         logits /= logits.new_tensor(temperatures)[:, None]
-    rows = [i for i, p in enumerate(params) if p.temperature and (p.top_p < 1 or p.top_k or p.min_p)]
+    rows = [i for i, p in enumerate(params) if not p.is_greedy and (p.top_p < 1 or p.top_k or p.min_p)]
     if not rows:
         return
     chosen = [params[row] for row in rows]
@@ -100,7 +100,9 @@ def _threshold(logits: Tensor, params: list[SamplingParams]) -> Tensor:
         mass = torch.where(top_k < size, cut.logsumexp(-1), logits.logsumexp(-1))
         before = (cut - mass[:, None]).exp().cumsum(-1).roll(1, dims=-1)  # the mass of the more probable ones
         before[:, 0] = 0
-        kept = ((rank < top_k[:, None]) & (before < top_p[:, None])).sum(-1).clamp(min=1)
+        # `before` may round to 1 while there is mass left, which top-p 1 must not cut.
+        in_nucleus = (before < top_p[:, None]) | (top_p[:, None] >= 1)
+        kept = ((rank < top_k[:, None]) & in_nucleus).sum(-1).clamp(min=1)
         if widest == size or not bool(((kept == widest) & (top_k > widest) & ~everything).any()):
             break
         widest = size
@@ -135,9 +137,10 @@ def gumbel_noise(keys: list[tuple[int, int]], size: int, device: torch.device) -
     bits = torch.arange(size, dtype=torch.int32, device=device) * -1640531527  # 2^32 / golden ratio: spreads the ids
     bits = _mix(bits + key[:, :1])
     bits = _mix(bits ^ key[:, 1:])
-    # 23 bits and a half are exact in float32, so that neither 0 nor 1, whose noise is infinite, can come out.
-    uniform = ((bits >> 9) & 0x7FFFFF).float().add_(0.5).mul_(2.0**-23)
-    return uniform.log_().neg_().log_().neg_()
+    # 31 bits of a uniform number: what wins are the smallest, and float32 holds small ones exactly. The largest would
+    # round to 1, whose noise is infinite.
+    uniform = ((bits >> 1) & 0x7FFFFFFF).float().add_(0.5).mul_(2.0**-31).clamp_(max=1 - 2.0**-24)
+    return uniform.neg_().log1p_().neg_().log_().neg_()
 
 
 def _mix(bits: Tensor) -> Tensor:

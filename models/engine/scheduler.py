@@ -42,6 +42,8 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         """Queues a sequence. It must fit when it is alone: `prompt + max_tokens` within the cache's capacity."""
         assert len(sequence.prompt_ids) + sequence.params.max_tokens <= self.cache.capacity
+        leader = sequence.leader
+        assert leader is None or leader.is_finished or leader in self.waiting or leader in self.running, "leaders first"
         self.waiting.append(sequence)
 
     def schedule(self) -> list[Chunk]:

@@ -1,7 +1,7 @@
 """One request's state inside the engine: what was asked (`SamplingParams`) and how far it has come (`Sequence`).
 
-A `Sequence` is the only mutable state of a request. The scheduler moves it, the KV cache lends it blocks, the engine
-appends to it; nobody else writes. Text, stop strings and HTTP are not known here: the engine deals in token ids.
+A `Sequence` is the only mutable state of a request. The scheduler moves and ends it, the KV cache lends it blocks, the
+engine appends to it (and when the engine is dead, its thread ends it); nobody else writes. Text, stop strings and HTTP are not known here: the engine deals in token ids.
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+
+
+GREEDY_BELOW = 1e-5  # of a temperature
 
 
 class FinishReason(StrEnum):
@@ -23,7 +26,7 @@ class SamplingParams:
     """How one sequence is continued. Ranges are checked at the edge, by the caller.
 
     Order of application: penalties, `logit_bias`, the ban on stopping before `min_tokens`, temperature, top-k, top-p,
-    min-p. `temperature == 0` is greedy.
+    min-p.
     """
 
     max_tokens: int
@@ -38,6 +41,11 @@ class SamplingParams:
     min_tokens: int = 0
     stop_token_ids: frozenset[int] = frozenset()  # end here; includes the model's EOS unless it is to be ignored
     top_logprobs: int = 0  # alternatives to report beside the sampled token
+
+    @property
+    def is_greedy(self) -> bool:
+        """Also for temperatures so small that logits divided by them would overflow."""
+        return self.temperature < GREEDY_BELOW
 
 
 @dataclass(slots=True, eq=False)

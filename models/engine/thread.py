@@ -98,7 +98,7 @@ class EngineThread:
     def _obey(self, command: _Command) -> None:
         for sequence in command.add:
             self._engine.add(sequence)
-        ended = [sequence for sequence in command.abort if not sequence.is_finished]
+        ended = [sequence for sequence in dict.fromkeys(command.abort) if not sequence.is_finished]
         for sequence in ended:
             self._engine.abort(sequence)
         if ended:
