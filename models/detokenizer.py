@@ -68,11 +68,14 @@ class Detokenizer:
         """True once a stop string has come up; from then on nothing comes out."""
         return self._stopped
 
-    def push(self, token_id: int) -> str:
-        """The text that may be sent now that this token has come."""
+    def push(self, token_id: int, *, may_stop: bool = True) -> str:
+        """The text that may be sent now that this token has come. Without `may_stop`, all of it may: stop strings are
+        not looked for in it, nor later."""
         if self._stopped:
             return ""
         self._held += self._decoder.decode(self._bytes.token_bytes(token_id))
+        if not may_stop:
+            return self._release(len(self._held))
         if (cut := self._cut()) is not None:
             self._stopped = True
             return self._release(cut, keep=False)

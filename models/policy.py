@@ -139,11 +139,13 @@ def _context_length(config: Any, tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def _eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Only ids that the model can say: a tokenizer may have been extended without its embeddings."""
     ids: set[int] = set()
     for holder in (model.generation_config, model.config.get_text_config(), tokenizer):
         named = getattr(holder, "eos_token_id", None)
         ids.update([named] if isinstance(named, int) else named or [])
-    return frozenset(ids | _end_of_turn_ids(tokenizer))
+    size = model.config.get_text_config().vocab_size
+    return frozenset(i for i in ids | _end_of_turn_ids(tokenizer) if 0 <= i < size)
 
 
 def _end_of_turn_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:

@@ -18,8 +18,6 @@ from honed.server.validation import parse_request
 from honed.server.wire.request import RequestPart
 from honed.server.wire.sampling import SamplingRequest
 
-MIN_TEMPERATURE = 1e-5  # below, it is greedy: logits that are divided by it are no numbers any more
-
 RequestT = TypeVar("RequestT", bound=RequestPart)
 ResultT = TypeVar("ResultT")
 
@@ -70,7 +68,7 @@ def make_prompt(
     eos = frozenset() if request.ignore_eos else served.policy.eos_token_ids
     params = SamplingParams(
         max_tokens=room if max_tokens is None else min(max_tokens, room),
-        temperature=request.temperature if request.temperature >= MIN_TEMPERATURE else 0,
+        temperature=request.temperature,
         top_p=request.top_p,
         top_k=max(request.top_k, 0),
         min_p=request.min_p,

@@ -24,7 +24,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     Raises ValueError where the API keys cannot be read.
     """
-    app = FastAPI(title="honed", version=version("honed"), lifespan=_lifespan)
+    app = FastAPI(title="honed", version=version("honed"), lifespan=_lifespan, redirect_slashes=False)
     app.state.settings = settings
     app.state.keyring = load_keyring([key.get_secret_value() for key in settings.api_keys], settings.api_keys_file)
     metrics = Metrics()
@@ -43,5 +43,5 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     loading = asyncio.create_task(service.load())
     app.state.loading = loading
     yield
-    await asyncio.wait([loading])
+    loading.cancel()
     await service.close()

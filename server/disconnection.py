@@ -26,6 +26,7 @@ async def unless_disconnected(http: Request, work: Coroutine[Any, Any, ResultT])
     finally:
         gone.cancel()
         answer.cancel()
+        await asyncio.wait({answer, gone})
 
 
 async def _disconnected(http: Request) -> None:

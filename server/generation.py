@@ -43,11 +43,15 @@ class _Choice:
         self.sequence = sequence
         self._detokenizer = detokenizer
         self._held: list[Sample] = []
+        self._count = 0  # tokens
         self._last_s: float | None = None
 
     def push(self, sample: Sample, end: Ending | None) -> Delta | None:
         self._held.append(sample)
-        text = self._detokenizer.push(sample.token_id)
+        # As vLLM has it, stop strings are looked for in what comes after `min_tokens` only.
+        self._count += 1
+        may_stop = self._count > self.sequence.params.min_tokens
+        text = self._detokenizer.push(sample.token_id, may_stop=may_stop)
         if self._detokenizer.stopped:
             end = "stop"
         elif end is not None:
@@ -125,13 +129,14 @@ class Generation:
         model = self._served.policy.name
         self._metrics.finished.labels(model, FinishReason.ABORT).inc(len(self._open))
         self._open.clear()
-        self._metrics.prefix_queries.labels(model).inc(self.prompt_tokens)
+        looked_up = sum(len(leader.prompt_ids) for leader in self._leaders if leader.num_cached is not None)
+        self._metrics.prefix_queries.labels(model).inc(looked_up)
         self._metrics.prefix_hits.labels(model).inc(self.cached_tokens)
 
     async def _next(self) -> Token:
-        remaining_s = self._timeout_s - self._elapsed_s()
         try:
-            return await asyncio.wait_for(self._queue.get(), max(remaining_s, 0))
+            async with asyncio.timeout(self._timeout_s - self._elapsed_s()):
+                return await self._queue.get()
         except TimeoutError:
             raise RequestTimeout(self._timeout_s) from None
 
@@ -140,7 +145,7 @@ class Generation:
             return None  # the engine was a step ahead of a stop string
         if token.finish_reason is FinishReason.ERROR:
             self._end(token.sequence, FinishReason.ERROR)
-            raise InternalError("The model failed while it answered.", retry=True)
+            raise InternalError("The model failed while it answered.")
         if token.sample is None:
             raise Draining  # nobody but the engine's end aborts an open sequence
         self._count(token)
@@ -161,7 +166,6 @@ class Generation:
     def _count(self, token: Token) -> None:
         now_s, model = time.perf_counter(), self._served.policy.name
         self.completion_tokens += 1
-        self._metrics.generation_tokens.labels(model).inc()
         gap_s = self._choices[token.sequence].seconds_since_last(now_s)
         if gap_s is None:
             self._metrics.first_token_s.labels(model).observe(now_s - self._started_s)

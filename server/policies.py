@@ -14,25 +14,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 
-import psutil
-import torch
-
-from honed.models.detokenizer import TokenBytes
-from honed.models.engine.engine import Engine, EngineConfig, Token, cache_blocks
+from honed.models.engine.engine import Token
 from honed.models.engine.runner import UnsupportedArchitectureError
 from honed.models.engine.sequence import Sequence
 from honed.models.engine.thread import EngineDeadError, EngineThread, Report
-from honed.models.policy import Policy, PolicyError, load_policy
-from honed.models.sources import SourceError, honed_home, pull
+from honed.models.policy import PolicyError
+from honed.models.sources import SourceError
 from honed.server.errors import Draining, EngineDead, Loading, ModelNotFound, Overloaded
+from honed.server.loading import Loaded, in_daemon_thread, load
 from honed.server.metrics import Metrics
 from honed.server.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+ENGINE_DIED = "the engine has stopped; the log says why"
 CURRENT = "honed"  # the name under which clients ask for whatever is in service
-BLOCK_SIZE = 16  # tokens
-GIB = 2**30
 
 
 class Status(StrEnum):
@@ -45,13 +41,12 @@ class Status(StrEnum):
 class ServedPolicy:
     """A loaded policy with a running engine. Sequences go in; their tokens come out of a queue each request owns."""
 
-    def __init__(self, policy: Policy, engine: Engine, metrics: Metrics, *, max_live: int, context_length: int) -> None:
-        """`max_live`: choices that may run and wait at once; `context_length`: a prompt and its answer, in tokens."""
-        self.policy = policy
+    def __init__(self, loaded: Loaded, metrics: Metrics, *, max_queue: int) -> None:
+        self.policy = loaded.policy
         self.created = int(time.time())
-        self.token_bytes = TokenBytes(policy.tokenizer)
-        self.max_live = max_live
-        self.context_length = context_length
+        self.token_bytes = loaded.token_bytes
+        self.context_length = loaded.context_length
+        self.max_live = loaded.engine.config.max_sequences + max_queue  # choices that may run and wait at once
         # One thread: tokenizers keep padding and truncation settings that two threads would fight over.
         self.tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
         self._metrics = metrics
@@ -59,8 +54,9 @@ class ServedPolicy:
         self._listeners: dict[Sequence, asyncio.Queue[Token]] = {}
         self._all_ended = asyncio.Event()
         self._all_ended.set()
-        self._thread = EngineThread(engine, self._hand_over)
-        metrics.observe(policy.name, engine.stats())
+        self._closed = False
+        self._thread = EngineThread(loaded.engine, self._hand_over)
+        metrics.observe(self.policy.name, loaded.engine.stats())
 
     @property
     def is_alive(self) -> bool:
@@ -71,15 +67,19 @@ class ServedPolicy:
         """Sequences that were submitted and have not ended."""
         return len(self._listeners)
 
-    def submit(self, sequences: list[Sequence]) -> asyncio.Queue[Token]:
-        """Starts the sequences; their tokens come in order. Raises Overloaded and EngineDead."""
-        if self.num_live + len(sequences) > self.max_live:
+    def require_room(self, count: int) -> None:
+        """Raises Overloaded unless so many more sequences may be submitted."""
+        if self.num_live + count > self.max_live:
             raise Overloaded(retry_after_s=1)
+
+    def submit(self, sequences: list[Sequence]) -> asyncio.Queue[Token]:
+        """Starts the sequences; their tokens come in order. Raises Overloaded, Draining and EngineDead."""
+        self.require_room(len(sequences))
         queue: asyncio.Queue[Token] = asyncio.Queue()
         try:
             self._thread.submit(sequences)
         except EngineDeadError:
-            raise EngineDead from None
+            raise (Draining() if self._closed else EngineDead()) from None
         for sequence in sequences:
             self._listeners[sequence] = queue
         self._all_ended.clear()
@@ -96,6 +96,7 @@ class ServedPolicy:
 
     async def close(self) -> None:
         """Stops the engine; whatever still runs ends as aborted."""
+        self._closed = True
         await asyncio.to_thread(self._thread.stop)
         await asyncio.sleep(0)  # lets the last report, which is already scheduled, reach its listeners
         self.tokenizing.shutdown(wait=False)
@@ -108,6 +109,7 @@ class ServedPolicy:
         self._metrics.observe(self.policy.name, report.stats)
         for token in report.tokens:
             self._listeners[token.sequence].put_nowait(token)
+            self._metrics.generation_tokens.labels(self.policy.name).inc(token.sample is not None)
             if token.finish_reason is not None:
                 del self._listeners[token.sequence]
         if not self._listeners:
@@ -134,18 +136,14 @@ class Service:
     async def load(self) -> None:
         """Ends in `ready` or in `failed`, with the reason in the log and in `/health`; never raises."""
         try:
-            policy, engine = await asyncio.to_thread(load_engine, self.settings)
+            loaded = await in_daemon_thread(lambda: load(self.settings))
+            self._served = ServedPolicy(loaded, self.metrics, max_queue=self.settings.max_queue)
         except (SourceError, PolicyError, UnsupportedArchitectureError) as error:
             self._failure = str(error)
             logger.error("cannot serve %s: %s", self.settings.model, error)
-            return
         except Exception as error:  # what nobody foresaw must not leave the server loading for ever
             self._failure = f"{type(error).__name__}: {error}"
             logger.exception("cannot serve %s", self.settings.model)
-            return
-        max_live = engine.config.max_sequences + self.settings.max_queue
-        context_length = _context_length(policy, self.settings)
-        self._served = ServedPolicy(policy, engine, self.metrics, max_live=max_live, context_length=context_length)
 
     def health(self) -> Health:
         name = self._served.policy.name if self._served else None
@@ -154,7 +152,7 @@ class Service:
         if self._served is None:
             return Health(Status.LOADING, name, None)
         if not self._served.is_alive and not self._draining:
-            return Health(Status.FAILED, name, "the engine has stopped; the log says why")
+            return Health(Status.FAILED, name, ENGINE_DIED)
         return Health(Status.DRAINING if self._draining else Status.READY, name, None)
 
     def current(self) -> ServedPolicy:
@@ -168,15 +166,18 @@ class Service:
         return self._served
 
     def named(self, model: str) -> ServedPolicy:
-        """The policy that a request's `model` means. Raises ModelNotFound, and what `current` raises."""
+        """The policy that a request's `model` means. Raises ModelNotFound, Overloaded, and what `current` raises."""
         served = self.current()
         names = (CURRENT, served.policy.name)
         if model not in names:
             raise ModelNotFound(model, names)
+        served.require_room(1)  # before anybody reads the prompt of a request that will be refused
         return served
 
     async def drain(self, timeout_s: float) -> None:
         """Takes no new requests, waits until the running ones have ended, and cuts them when the time is up."""
+        if self._served is not None and not self._served.is_alive and not self._draining:
+            self._failure = ENGINE_DIED
         self._draining = True
         if self._served is None:
             return
@@ -190,52 +191,3 @@ class Service:
     async def close(self) -> None:
         if self._served is not None:
             await self._served.close()
-
-
-def load_engine(settings: Settings) -> tuple[Policy, Engine]:
-    """Weights to a ready engine. Raises SourceError, PolicyError and UnsupportedArchitectureError."""
-    started_s = time.perf_counter()
-    folder = pull(settings.model, settings.home or honed_home())
-    policy = load_policy(folder, dtype=settings.dtype, device=settings.device)
-    engine = Engine(policy.model, _engine_config(policy, settings))
-    logger.info(
-        "loaded %s (%s, %s, %s) in %.1f s; the cache holds %d tokens",
-        policy.name,
-        policy.id,
-        policy.model.dtype,
-        policy.model.device,
-        time.perf_counter() - started_s,
-        engine.cache.capacity,
-    )
-    return policy, engine
-
-
-def _engine_config(policy: Policy, settings: Settings) -> EngineConfig:
-    on_gpu = policy.model.device.type == "cuda"
-    wanted = _context_length(policy, settings)
-    num_bytes = int(settings.kv_cache_gib * GIB) or _default_cache_bytes(on_gpu=on_gpu)
-    num_blocks = cache_blocks(policy.model, num_bytes, BLOCK_SIZE)
-    if num_blocks * BLOCK_SIZE < wanted:
-        raise PolicyError(
-            f"The key/value cache of {num_bytes / GIB:.2g} GiB holds {num_blocks * BLOCK_SIZE} tokens, fewer than one "
-            f"context of {wanted}: give it more (HONED_KV_CACHE_GIB) or shorten the context (HONED_MAX_MODEL_LEN)."
-        )
-    max_sequences = settings.max_sequences or (256 if on_gpu else 64)
-    return EngineConfig(
-        num_blocks=num_blocks,
-        block_size=BLOCK_SIZE,
-        max_batch_tokens=max(settings.max_batch_tokens or (4096 if on_gpu else 256), max_sequences),
-        max_sequences=max_sequences,
-    )
-
-
-def _context_length(policy: Policy, settings: Settings) -> int:
-    """Tokens that a prompt and its answer may have together: the model's limit, or a shorter one that is set."""
-    return min(settings.max_model_len or policy.context_length, policy.context_length)
-
-
-def _default_cache_bytes(*, on_gpu: bool) -> int:
-    """Most of a GPU's free memory; of a computer's, which has other uses, a quarter and at most 4 GiB."""
-    if on_gpu:
-        return int(torch.cuda.mem_get_info()[0] * 0.85)
-    return min(4 * GIB, int(psutil.virtual_memory().available) // 4)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import sys
 from collections.abc import Callable
@@ -94,9 +95,14 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None]) -> int:
     logging.basicConfig(level=settings.log_level.upper(), stream=sys.stderr, format=LOG_FORMAT)
     app = create_app(settings)
     require_safe_binding(settings.host, app.state.keyring)
+    service: Service = app.state.service
     server = DrainingServer(app, settings, on_ready)
     asyncio.run(server.serve())
-    return server.status if server.started else 1
+    status = server.status if server.started else 1
+    if service.health().status is Status.LOADING:
+        # The loading thread is in the middle of native code, which must not meet the interpreter's teardown.
+        os._exit(status)
+    return status
 
 
 def _address(server: uvicorn.Server) -> str:

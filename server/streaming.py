@@ -3,7 +3,9 @@ uvicorn's exit handler so that streams are cut at SIGTERM; here they are drained
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import secrets
 from collections.abc import AsyncIterator, Callable
 
@@ -13,10 +15,13 @@ from starlette.types import Receive, Scope, Send
 
 from honed.server.errors import ServerError, error_body, unexpected
 
+logger = logging.getLogger(__name__)
+
 AppStatus.disable_automatic_graceful_drain()
 
 PING_S = 15  # proxies close connections that are silent for a minute or so
 PADDED_CHARS = 16
+GRACE_S = 2  # for the error event of a request that took too long, before its stream is cut
 
 
 class EventStream(EventSourceResponse):
@@ -26,7 +31,9 @@ class EventStream(EventSourceResponse):
     called however the stream ends, also when it never began because the client had gone.
     """
 
-    def __init__(self, lines: AsyncIterator[str], *, headers: dict[str, str], on_end: Callable[[], None]) -> None:
+    def __init__(
+        self, lines: AsyncIterator[str], *, headers: dict[str, str], timeout_s: float, on_end: Callable[[], None]
+    ) -> None:
         super().__init__(
             _events(lines),
             headers=headers,
@@ -34,11 +41,15 @@ class EventStream(EventSourceResponse):
             sep="\n",
             ping_message_factory=lambda: ServerSentEvent(comment="ping", sep="\n"),
         )
+        self._timeout_s = timeout_s
         self._on_end = on_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await super().__call__(scope, receive, send)
+            async with asyncio.timeout(self._timeout_s + GRACE_S):
+                await super().__call__(scope, receive, send)
+        except TimeoutError:
+            logger.warning("cut a stream whose client did not read it for %g s", self._timeout_s)
         finally:
             self._on_end()
 

@@ -147,3 +147,12 @@ def test_another_kind_of_vocabulary_is_decoded_behind_an_anchor() -> None:
     backend.decoder = decoders.WordPiece()
     table = TokenBytes(PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]"))
     assert [table.token_bytes(i) for i in (2, 3)] == [b" play", b"ing"]
+
+
+def test_stop_strings_do_not_count_where_they_may_not() -> None:
+    """Neither whole, nor as the beginning of one that is completed later."""
+    detokenizer = Detokenizer(BYTES["bytelevel"], ["ab", "bc"])
+    ids = BYTELEVEL.encode("abcab", add_special_tokens=False)
+    pieces = [detokenizer.push(i, may_stop=count >= 2) for count, i in enumerate(ids)]
+    assert "".join([*pieces, detokenizer.finish()]) == "abc"
+    assert detokenizer.stopped

@@ -100,3 +100,18 @@ def test_a_client_that_hangs_up_is_no_error(long_server: LiveServer, caplog: pyt
     (line,) = [json.loads(record.message) for record in caplog.records if record.name == "honed.access"]
     assert (line["status"], line["disconnected"]) == (499, True)
     assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
+
+
+def test_a_client_that_does_not_read_is_cut(long_checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its stream stands still in the socket's buffers, where no timeout of the generation is looked at."""
+    settings = Settings(model=str(long_checkpoint), dtype="float32", kv_cache_gib=0.02, request_timeout_s=4)
+    body = json.dumps(ENDLESS | {"stream": True, "n": 16, "logprobs": True, "top_logprobs": 20}).encode()
+    with running(settings) as server, socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        host, port = server.url.removeprefix("http://").split(":")
+        connection.connect((host, int(port)))
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        connection.sendall(head + body)
+        eventually(lambda: server.served.num_live == 16)
+        eventually(lambda: "did not read it" in caplog.text)
+        eventually(lambda: server.served.num_live == 0)

@@ -7,8 +7,9 @@ import pytest
 
 from honed.models.policy import PolicyError
 from honed.server.errors import EngineDead, Loading, ModelNotFound
+from honed.server.loading import load
 from honed.server.metrics import Metrics
-from honed.server.policies import Service, Status, load_engine
+from honed.server.policies import Service, Status
 from honed.server.settings import Settings
 
 
@@ -36,7 +37,7 @@ def test_a_fault_that_nobody_foresaw_does_not_leave_it_loading(
         raise MemoryError
 
     async def scenario() -> None:
-        monkeypatch.setattr("honed.server.policies.load_policy", explode)
+        monkeypatch.setattr("honed.server.loading.load_policy", explode)
         service = Service(Settings(model=str(tiny_checkpoint)), Metrics())
         await service.load()
         assert service.health().status is Status.FAILED
@@ -61,7 +62,7 @@ def test_names_of_the_policy_in_service(tiny_checkpoint: Path) -> None:
 def test_a_cache_smaller_than_one_context_is_refused(tiny_checkpoint: Path) -> None:
     """256 bytes a token: 0.0001 GiB hold 416 of the context's 512 tokens."""
     with pytest.raises(PolicyError, match=r"416 tokens.*HONED_KV_CACHE_GIB"):
-        load_engine(Settings(model=str(tiny_checkpoint), kv_cache_gib=0.0001))
+        load(Settings(model=str(tiny_checkpoint), kv_cache_gib=0.0001))
 
 
 def test_a_shorter_context_fits_a_smaller_cache(tiny_checkpoint: Path) -> None:
@@ -76,5 +77,18 @@ def test_a_shorter_context_fits_a_smaller_cache(tiny_checkpoint: Path) -> None:
 
 
 def test_every_running_sequence_gets_its_token_in_each_step(tiny_checkpoint: Path) -> None:
-    _, engine = load_engine(Settings(model=str(tiny_checkpoint), kv_cache_gib=0.001, max_sequences=300))
-    assert engine.config.max_batch_tokens >= 300
+    loaded = load(Settings(model=str(tiny_checkpoint), kv_cache_gib=0.001, max_sequences=300))
+    assert loaded.engine.config.max_batch_tokens >= 300
+
+
+def test_a_dead_engine_stays_failed_through_the_drain(tiny_checkpoint: Path) -> None:
+    """So that the process, when it is told to end, ends with status 1."""
+
+    async def scenario() -> None:
+        service = Service(Settings(model=str(tiny_checkpoint), kv_cache_gib=0.001), Metrics())
+        await service.load()
+        await service.current().close()  # stands for death: the thread has ended
+        await service.drain(1)
+        assert service.health().status is Status.FAILED
+
+    asyncio.run(scenario())

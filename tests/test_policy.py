@@ -117,3 +117,11 @@ def test_the_default_model_reads_digits_one_by_one() -> None:
     assert tokenizer.convert_ids_to_tokens(tokenizer.encode("in 2024 costs 12,345"))[1:6] == list("Ġ2024")
     # Without the digits' own step the second space would go to the digit's piece: "Ġ", "Ġ", "5".
     assert tokenizer.convert_ids_to_tokens(tokenizer.encode("a  5")) == ["a", "ĠĠ", "5"]
+
+
+def test_an_eos_that_the_model_cannot_say_is_none(tmp_path: Path) -> None:
+    """A tokenizer that was extended without its embeddings: the engine must not look such an id up."""
+    folder = save_tiny_policy(tmp_path / "tiny")
+    generation = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps(generation | {"eos_token_id": [7, 300, -1]}))
+    assert load_policy(folder).eos_token_ids == {2, 7}

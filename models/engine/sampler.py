@@ -2,8 +2,8 @@
 
 Noise is keyed by (seed, position, token id) through an integer hash, so a row's sample depends on nothing else: not on
 the batch's other rows, not on the device, not on what was sampled before. A sample is `argmax(log p + Gumbel noise)`
-(the Gumbel-max trick), which follows the probabilities p, down to about 1e-9, and only flips between runs when two candidates are
-as near as rounding.
+(the Gumbel-max trick), which follows the probabilities p, down to about 1e-9, and only flips between runs when two
+candidates are as near as rounding.
 """
 
 from __future__ import annotations

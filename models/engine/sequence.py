@@ -1,7 +1,8 @@
 """One request's state inside the engine: what was asked (`SamplingParams`) and how far it has come (`Sequence`).
 
 A `Sequence` is the only mutable state of a request. The scheduler moves and ends it, the KV cache lends it blocks, the
-engine appends to it (and when the engine is dead, its thread ends it); nobody else writes. Text, stop strings and HTTP are not known here: the engine deals in token ids.
+engine appends to it (and when the engine is dead, its thread ends it); nobody else writes. Text, stop strings and HTTP
+are not known here: the engine deals in token ids.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-
 
 GREEDY_BELOW = 1e-5  # of a temperature
 

@@ -64,7 +64,9 @@ async def create_chat_completion(http: Request) -> Response:
     answer = ChatAnswer(request, served, generation, prompt.ids)
     headers = warning_header(unknown)
     if request.stream:
-        return EventStream(answer.lines(), headers=headers, on_end=generation.close)
+        return EventStream(
+            answer.lines(), headers=headers, timeout_s=settings.request_timeout_s, on_end=generation.close
+        )
     try:
         whole = await unless_disconnected(http, answer.whole())
     finally:

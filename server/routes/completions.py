@@ -53,7 +53,9 @@ async def create_completion(http: Request) -> Response:
     answer = CompletionAnswer(request, served, generation, prompts)
     headers = warning_header(unknown)
     if request.stream:
-        return EventStream(answer.lines(), headers=headers, on_end=generation.close)
+        return EventStream(
+            answer.lines(), headers=headers, timeout_s=settings.request_timeout_s, on_end=generation.close
+        )
     try:
         whole = await unless_disconnected(http, answer.whole())
     finally:

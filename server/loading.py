@@ -1,0 +1,108 @@
+"""From settings to a policy that is ready to serve. Slow, and blocking: it runs in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import psutil
+import torch
+
+from honed.models.detokenizer import TokenBytes
+from honed.models.engine.engine import Engine, EngineConfig, cache_blocks
+from honed.models.policy import Policy, PolicyError, load_policy
+from honed.models.sources import honed_home, pull
+from honed.server.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+BLOCK_SIZE = 16  # tokens
+GIB = 2**30
+
+ResultT = TypeVar("ResultT")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A policy with what serves it. `context_length`: tokens of a prompt and its answer."""
+
+    policy: Policy
+    engine: Engine
+    token_bytes: TokenBytes
+    context_length: int
+
+
+def load(settings: Settings) -> Loaded:
+    """Raises SourceError, PolicyError and UnsupportedArchitectureError."""
+    started_s = time.perf_counter()
+    folder = pull(settings.model, settings.home or honed_home())
+    policy = load_policy(folder, dtype=settings.dtype, device=settings.device)
+    context_length = min(settings.max_model_len or policy.context_length, policy.context_length)
+    engine = Engine(policy.model, _engine_config(policy, settings, context_length))
+    logger.info(
+        "loaded %s (%s, %s, %s) in %.1f s; the cache holds %d tokens",
+        policy.name,
+        policy.id,
+        policy.model.dtype,
+        policy.model.device,
+        time.perf_counter() - started_s,
+        engine.cache.capacity,
+    )
+    return Loaded(policy, engine, TokenBytes(policy.tokenizer), context_length)
+
+
+async def in_daemon_thread(work: Callable[[], ResultT]) -> ResultT:
+    """Like asyncio.to_thread, but nobody waits for the thread when the program ends before it."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[ResultT] = loop.create_future()
+
+    def settle(result: ResultT | None, error: BaseException | None) -> None:
+        if future.cancelled():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)  # type: ignore[arg-type]  # it is the result where there is no error
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = work()
+        except Exception as raised:
+            error = raised
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=run, name="loading", daemon=True).start()
+    return await future
+
+
+def _engine_config(policy: Policy, settings: Settings, context_length: int) -> EngineConfig:
+    on_gpu = policy.model.device.type == "cuda"
+    num_bytes = int(settings.kv_cache_gib * GIB) or _default_cache_bytes(on_gpu=on_gpu)
+    num_blocks = cache_blocks(policy.model, num_bytes, BLOCK_SIZE)
+    if num_blocks * BLOCK_SIZE < context_length:
+        raise PolicyError(
+            f"The key/value cache of {num_bytes / GIB:.2g} GiB holds {num_blocks * BLOCK_SIZE} tokens, fewer than one "
+            f"context of {context_length}: give it more (HONED_KV_CACHE_GIB) or shorten the context "
+            "(HONED_MAX_MODEL_LEN)."
+        )
+    max_sequences = settings.max_sequences or (256 if on_gpu else 64)
+    return EngineConfig(
+        num_blocks=num_blocks,
+        block_size=BLOCK_SIZE,
+        max_batch_tokens=max(settings.max_batch_tokens or (4096 if on_gpu else 256), max_sequences),
+        max_sequences=max_sequences,
+    )
+
+
+def _default_cache_bytes(*, on_gpu: bool) -> int:
+    """Most of a GPU's free memory; of a computer's, which has other uses, a quarter and at most 4 GiB."""
+    if on_gpu:
+        return int(torch.cuda.mem_get_info()[0] * 0.85)
+    return min(4 * GIB, int(psutil.virtual_memory().available) // 4)
