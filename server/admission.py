@@ -92,11 +92,13 @@ def _require_in_vocabulary(ids: list[int], size: int, param: str) -> None:
         )
 
 
-def require_few_choices(served: ServedPolicy, count: int, param: str) -> None:
-    """Raises InvalidValue where a request has more choices than this server could ever hold at once."""
+def require_capacity(served: ServedPolicy, count: int, param: str) -> None:
+    """To be called before the prompt is read, which a request that is refused need not wait for. Raises InvalidValue
+    where a request has more choices than this server could ever hold at once, and Overloaded where it has no room now."""
     if count > served.max_live:
         raise InvalidValue(
             f"Invalid '{param}': the request asks for {count} choices, and this server takes at most "
             f"{served.max_live} at once.",
             param=param,
         )
+    served.require_room(count)

@@ -166,12 +166,11 @@ class Service:
         return self._served
 
     def named(self, model: str) -> ServedPolicy:
-        """The policy that a request's `model` means. Raises ModelNotFound, Overloaded, and what `current` raises."""
+        """The policy that a request's `model` means. Raises ModelNotFound, and what `current` raises."""
         served = self.current()
         names = (CURRENT, served.policy.name)
         if model not in names:
             raise ModelNotFound(model, names)
-        served.require_room(1)  # before anybody reads the prompt of a request that will be refused
         return served
 
     async def drain(self, timeout_s: float) -> None:

@@ -15,7 +15,7 @@ from honed.server.admission import (
     make_prompt,
     note_end_user,
     read_request,
-    require_few_choices,
+    require_capacity,
     tokenize,
 )
 from honed.server.disconnection import unless_disconnected
@@ -50,8 +50,8 @@ async def create_chat_completion(http: Request) -> Response:
     note_end_user(http, request.end_user)
     service, settings = http.app.state.service, http.app.state.settings
     served = service.named(request.model)
+    require_capacity(served, request.n, "n")
     prompt = await _prompt(request, served)
-    require_few_choices(served, request.n, "n")
     generation = Generation(
         served,
         service.metrics,

@@ -15,7 +15,7 @@ from honed.server.admission import (
     make_prompt,
     note_end_user,
     read_request,
-    require_few_choices,
+    require_capacity,
     tokenize,
 )
 from honed.server.disconnection import unless_disconnected
@@ -39,7 +39,7 @@ async def create_completion(http: Request) -> Response:
     note_end_user(http, request.end_user)
     service, settings = http.app.state.service, http.app.state.settings
     served = service.named(request.model)
-    require_few_choices(served, len(request.prompts) * request.n, "n" if request.n > 1 else "prompt")
+    require_capacity(served, len(request.prompts) * request.n, "n" if request.n > 1 else "prompt")
     prompts = await _prompts(request, served)
     generation = Generation(
         served,
