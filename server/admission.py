@@ -93,8 +93,8 @@ def _require_in_vocabulary(ids: list[int], size: int, param: str) -> None:
 
 
 def require_capacity(served: ServedPolicy, count: int, param: str) -> None:
-    """To be called before the prompt is read, which a request that is refused need not wait for. Raises InvalidValue
-    where a request has more choices than this server could ever hold at once, and Overloaded where it has no room now."""
+    """Raises InvalidValue where a request has more choices than this server could ever hold at once, and Overloaded
+    where it has no room for them now. To be called before the prompt is read."""
     if count > served.max_live:
         raise InvalidValue(
             f"Invalid '{param}': the request asks for {count} choices, and this server takes at most "
