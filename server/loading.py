@@ -15,6 +15,7 @@ import torch
 
 from honed.models.detokenizer import TokenBytes
 from honed.models.engine.engine import Engine, EngineConfig, cache_blocks
+from honed.models.engine.packing import can_pack, packed_bytes
 from honed.models.policy import Policy, PolicyError, load_policy
 from honed.models.sources import honed_home, pull
 from honed.server.settings import Settings
@@ -98,6 +99,7 @@ def _engine_config(policy: Policy, settings: Settings, context_length: int) -> E
         block_size=BLOCK_SIZE,
         max_batch_tokens=max(settings.max_batch_tokens or (4096 if on_gpu else 256), max_sequences),
         max_sequences=max_sequences,
+        pack_weights=can_pack(policy.model) and packed_bytes(policy.model) < psutil.virtual_memory().available // 4,
     )
 
 

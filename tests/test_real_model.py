@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
+import exactness
 import pytest
 import torch
 from conftest import LiveServer, running
@@ -122,6 +124,14 @@ def test_the_stream_is_the_answer(client: OpenAI, question: str, temperature: fl
     assert "".join(choice.delta.content or "" for choice in chunks) == whole.message.content
     assert chunks[-1].finish_reason == whole.finish_reason
     assert len(chunks) > 10
+
+
+def test_an_answer_does_not_depend_on_its_company(server: LiveServer) -> None:
+    """16 requests of different lengths, temperatures and seeds, one by one and then at once."""
+    comparison = asyncio.run(exactness.run(server.url, clients=16))
+    assert comparison.answers == 16
+    assert comparison.partings == []
+    assert comparison.largest_move < 1e-3
 
 
 def test_chinese_and_emoji_arrive_whole(client: OpenAI) -> None:

@@ -22,6 +22,7 @@ class EngineConfig:
     block_size: int = 16
     max_batch_tokens: int = 256  # a step's tokens: bounds how long a prompt that is read delays those who are answered
     max_sequences: int = 64
+    pack_weights: bool = False  # see `packing.py`
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class Engine:
             self.cache, max_batch_tokens=config.max_batch_tokens, max_sequences=config.max_sequences
         )
         self.runner = Runner(model, num_blocks=config.num_blocks + 1, block_size=config.block_size)
-        self.runner.check_architecture()
+        self.runner.prepare(pack_weights=config.pack_weights)
 
     def add(self, sequence: Sequence) -> None:
         self.scheduler.add(sequence)

@@ -3,7 +3,7 @@
 Any decoder-only model of transformers whose attention goes through `AttentionInterface` runs unchanged. What cannot be
 run right is refused when the runner is made, not found out by users: kinds of layers other than full and sliding
 attention, rotary embeddings whose angles depend on the batch's longest sequence, and anything whose logits differ from
-those of transformers' own forward pass (`check_architecture`).
+those of transformers' own forward pass (`prepare`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from honed.models.engine.attention import ATTENTION, PagedBatch, PagedKeysValues, Rows
 from honed.models.engine.kv_cache import PADDING_BLOCK
+from honed.models.engine.packing import pack, unpack
 from honed.models.engine.scheduler import Chunk
 from honed.models.engine.sequence import SamplingParams, Sequence
 
@@ -53,13 +54,17 @@ class Runner:
         self.cache.erase(blocks)
 
     @torch.inference_mode()
-    def check_architecture(self) -> None:
-        """Compares the engine's logits of a short prompt with those of transformers' own attention.
+    def prepare(self, *, pack_weights: bool) -> None:
+        """Packs the weights if asked to, and compares the engine's logits of a short prompt with those of transformers'
+        own layers and attention.
 
         Raises UnsupportedArchitectureError when a layer did not come by, or when they differ by more than rounding.
         Uses blocks from 1 on, so it must run before the first sequence.
         """
+        unpack(self.model)
         expected = _reference_logits(self.model, PROBE_LENGTH)
+        if pack_weights:
+            pack(self.model)
         length = PROBE_LENGTH
         probe = Sequence(prompt_ids=_probe_ids(self.model, length), params=SamplingParams(max_tokens=1), seed=0)
         probe.block_ids = list(range(1, 1 + -(-length // self.cache.block_size)))
