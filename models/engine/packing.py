@@ -29,7 +29,7 @@ def packed_bytes(model: nn.Module) -> int:
 def pack(model: nn.Module) -> None:
     """Replaces the forward pass of every linear layer; the weights themselves stay."""
     for layer in _linear_layers(model):
-        layer.forward = _packed(layer)  # type: ignore[method-assign]  # modules look `forward` up on themselves
+        layer.forward = _packed(layer)  # type: ignore[method-assign, assignment]  # modules look `forward` up on themselves
 
 
 def unpack(model: nn.Module) -> None:
