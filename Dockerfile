@@ -39,7 +39,7 @@ RUN useradd --system --uid 10001 --create-home honed \
 
 COPY --from=build /opt/honed /opt/honed
 
-# Weights that come from a hub belong on the volume as well.
+# The hub client's own token and caches belong on the volume as well.
 ENV PATH=/opt/honed/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     HONED_HOME=/data \

@@ -1,6 +1,6 @@
 # make serve   talk to the default model       make test    pass the tests
-PORT ?= 8000
-MODEL ?= smollm2-135m-instruct
+PORT ?= $(or $(HONED_PORT),8000)
+MODEL ?= $(or $(HONED_MODEL),smollm2-135m-instruct)
 PYTHON ?= python3
 FUZZ_MINUTES ?= 5
 
@@ -13,6 +13,7 @@ setup: .venv/.installed
 
 # One stamp: installing again costs seconds where nothing changed, and nothing where the stamp is newer.
 .venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("honed needs Python 3.11 or later: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	test -x .venv/bin/pip || $(PYTHON) -m venv .venv
 	.venv/bin/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
@@ -21,7 +22,7 @@ test: .venv/.installed
 	.venv/bin/pytest -m "not real_model and not node and not gpu"
 
 test-real: .venv/.installed
-	.venv/bin/honed pull $(MODEL)
+	.venv/bin/honed pull smollm2-135m-instruct
 	.venv/bin/pytest -m real_model
 
 test-node: .venv/.installed

@@ -1,11 +1,12 @@
 """The command line: `honed serve | pull | chat | bench`.
 
-The one place that knows all rooms. `serve` and `pull` import theirs when they are called, so that the clients, which
+The one place that knows all folders. `serve` and `pull` import theirs when they are called, so that the clients, which
 need neither torch nor a server, start at once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,9 @@ import typer
 from honed.clients.bench import bench
 from honed.clients.terminal import chat
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+ABOUT = "Serve a chat model behind the OpenAI API, talk to it, measure it."
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=ABOUT)
 
 READY = """
 {model} answers on {url}
@@ -47,7 +50,7 @@ def serve(
     """Serve a model behind the OpenAI API. Every option and more can be set in the environment as HONED_..."""
     from pydantic import ValidationError
 
-    from honed.models.sources import SourceError, honed_home, pull
+    from honed.models.sources import SourceError
     from honed.server.settings import Settings
 
     given: dict[str, Any] = {
@@ -65,22 +68,19 @@ def serve(
     }
     try:
         settings = Settings(**{name: value for name, value in given.items() if value is not None})
-        pull(settings.model, settings.home or honed_home())  # here, where its progress can be seen
     except ValidationError as error:
-        raise _fail("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())) from None
-    except SourceError as error:
-        raise _fail(str(error)) from None
-
-    def announce(url: str) -> None:
-        python_key = "YOUR_KEY" if settings.api_keys or settings.api_keys_file else "unused"
-        curl_key = " -H 'Authorization: Bearer YOUR_KEY'" if python_key == "YOUR_KEY" else ""
-        print(READY.format(model=settings.model, url=url, curl_key=curl_key, python_key=python_key), flush=True)
+        raise _fail("; ".join(map(_problem, error.errors()))) from None
 
     from honed.server.serve import serve as run
 
+    def announce(url: str, name: str) -> None:
+        python_key = "YOUR_KEY" if settings.api_keys or settings.api_keys_file else "unused"
+        curl_key = " -H 'Authorization: Bearer YOUR_KEY'" if python_key == "YOUR_KEY" else ""
+        print(READY.format(model=name, url=url, curl_key=curl_key, python_key=python_key), flush=True)
+
     try:
         status = run(settings, on_ready=announce)
-    except ValueError as error:
+    except (ValueError, SourceError) as error:
         raise _fail(str(error)) from None
     raise typer.Exit(status)
 
@@ -98,6 +98,13 @@ def pull(
     except SourceError as error:
         raise _fail(str(error)) from None
     print(folder)
+
+
+def _problem(error: Mapping[str, Any]) -> str:
+    """What pydantic says of a setting, with its name where there is one."""
+    name = ".".join(map(str, error["loc"]))
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"{name}: {message}" if name else message
 
 
 def _fail(message: str) -> typer.Exit:

@@ -19,8 +19,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
-from honed.clients.endpoint import EndpointError, list_models, open_client
+from honed.clients.endpoint import EndpointError, list_models, open_client, printable
 from honed.clients.load import Level, Load, Report, report, run
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells count it
@@ -85,7 +86,7 @@ def bench(
         raise typer.Exit(1) from None
     console.print(_table(load.model, reports))
     for message in dict.fromkeys(one.first_error for one in reports if one.first_error):
-        console.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
+        console.print(printable(message), style="red", markup=False, highlight=False, soft_wrap=True)
     if interrupted:
         console.print("interrupted: requests that were still running are in no number", style="dim")
         raise typer.Exit(_INTERRUPTED)
@@ -145,7 +146,7 @@ def _json_lines(name: str | None) -> Iterator[TextIO | None]:
 
 
 def _table(model: str, reports: list[Report]) -> Table:
-    table = Table(title=model, title_justify="left", box=None, padding=(0, 1, 0, 0))
+    table = Table(title=Text(printable(model)), title_justify="left", box=None, padding=(0, 1, 0, 0))
     for heading in _COLUMNS.values():
         table.add_column(heading, justify="right", vertical="bottom", no_wrap=True)
     for one in reports:

@@ -26,8 +26,14 @@ class EndpointError(Exception):
     """A request that failed. `status_code` is the HTTP status where the server refused it, else None."""
 
     def __init__(self, message: str, status_code: int | None = None) -> None:
-        super().__init__(message)
+        super().__init__(printable(message))
         self.status_code = status_code
+
+
+def printable(text: str) -> str:
+    """`text` without control characters: a server's words must not move the cursor, retitle the window or write the
+    clipboard of whoever reads them in a terminal."""
+    return "".join(character for character in text if character in "\n\t" or not _is_control(character))
 
 
 def api_root(url: str) -> str:
@@ -39,7 +45,8 @@ def api_root(url: str) -> str:
     try:
         parts = urlsplit(root)
         known = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
+        httpx.URL(root)
+    except (ValueError, httpx.InvalidURL):
         known = False
     if not known:
         raise EndpointError(f"{url!r} is no HTTP address: give one such as {DEFAULT_URL}")
@@ -126,7 +133,13 @@ def _explained(error: httpx.HTTPError, root: str) -> str:
             return f"the request to {root} failed ({type(error).__name__}: {error}): check the address"
 
 
+def _is_control(character: str) -> bool:
+    return ord(character) < 0x20 or 0x7F <= ord(character) < 0xA0
+
+
 def _headers(api_key: str | None) -> dict[str, str]:
+    if api_key and not (api_key.isascii() and api_key.isprintable()):
+        raise EndpointError("an API key has printable ASCII characters only: check --api-key or HONED_API_KEY")
     return {"authorization": f"Bearer {api_key}"} if api_key else {}
 
 

@@ -14,7 +14,7 @@ import httpx
 from rich.console import Console
 
 from honed.clients.conversation import Conversation
-from honed.clients.endpoint import EndpointError, readable_errors, refusal
+from honed.clients.endpoint import EndpointError, printable, readable_errors, refusal
 from honed.clients.sse import Chunk, ChunkStream, content, reasoning, usage
 
 
@@ -35,15 +35,15 @@ class Session:
     notes: Console = field(default_factory=lambda: plain_console(stderr=True))
 
     def note(self, text: str) -> None:
-        self.notes.print(_printable(text), style="dim")
+        self.notes.print(printable(text), style="dim")
 
     def complain(self, text: str) -> None:
-        self.notes.print(_printable(text), style="red")
+        self.notes.print(printable(text), style="red")
 
     def show(self, text: str) -> None:
         """Prints a piece of an answer: safe for the eyes on a terminal, as it came into a pipe."""
         if self.answers.is_terminal:
-            self.answers.print(_printable(text), end="")
+            self.answers.print(printable(text), end="")
         else:
             self.answers.file.write(text)
             self.answers.file.flush()
@@ -68,7 +68,7 @@ class Incoming:
             self.first_s = now_s if self.first_s is None else self.first_s
             self.last_s = now_s
         if thinking and session.interactive:
-            session.notes.print(_printable(thinking), style="dim italic", end="")
+            session.notes.print(printable(thinking), style="dim italic", end="")
             self.is_thinking = True
         if text:
             if self.is_thinking:
@@ -138,12 +138,3 @@ def _streamed(client: httpx.Client, body: dict[str, Any]) -> Generator[Chunk, No
         for piece in response.iter_bytes():
             yield from stream.feed(piece)
         yield from stream.close()
-
-
-def _printable(text: str) -> str:
-    # A model's words must not move the cursor, retitle the window or write the clipboard.
-    return "".join(character for character in text if character in "\n\t" or not _is_control(character))
-
-
-def _is_control(character: str) -> bool:
-    return ord(character) < 0x20 or 0x7F <= ord(character) < 0xA0

@@ -70,7 +70,10 @@ def pull(name: str, home: Path) -> Path:
     `name`: a folder, the default model's name, the name of a checkpoint under `home`/models, or a hub id
     (`org/model`), in this order.
     """
-    folder = Path(name).expanduser()
+    try:
+        folder = Path(name).expanduser()
+    except RuntimeError as error:
+        raise SourceError(f"There is no folder {name!r}: {error} Write the path out.") from error
     if folder.is_dir() or name.startswith(("/", "./", "../", "~")):
         return _checked(folder)
     if _PLAIN_NAME.fullmatch(name):
@@ -83,6 +86,11 @@ def pull(name: str, home: Path) -> Path:
         with explain_disk(home):
             return _checked(_from_hub(name, home))
     raise SourceError(f"There is no model {name!r}: name a folder, a hub id (org/model) or {DEFAULT_MODEL}.")
+
+
+def hub_name(name: str) -> str | None:
+    """`name` where `pull` takes it for a hub id: such a model's folder is called by its commit, so this names it."""
+    return name if _HUB_ID.fullmatch(name) and not Path(name).is_dir() else None
 
 
 def _checked(folder: Path) -> Path:
@@ -218,11 +226,12 @@ def _from_hub(repo: str, home: Path) -> Path:
 
     cache = home / "hub"
     try:
-        info = HfApi().model_info(repo, timeout=_HUB_TIMEOUT_S, files_metadata=True)
-        sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
-        weights = "*.safetensors" if any(n.endswith(".safetensors") for n in sizes) else "pytorch_model*.bin"
+        info = HfApi().model_info(repo, timeout=_HUB_TIMEOUT_S)
+        files = [file.rfilename for file in info.siblings or []]
+        weights = "*.safetensors" if any(name.endswith(".safetensors") for name in files) else "pytorch_model*.bin"
         wanted = [*_HUB_FILES, weights]
-        require_space(home, sum(size for file, size in sizes.items() if Path(file).match(weights)) // 10**6)
+        plan = snapshot_download(repo, cache_dir=cache, allow_patterns=wanted, dry_run=True)
+        require_space(home, sum(file.file_size or 0 for file in plan if file.will_download) // 10**6)
         return Path(snapshot_download(repo, cache_dir=cache, allow_patterns=wanted))
     except errors.GatedRepoError as error:
         raise SourceError(

@@ -1,5 +1,5 @@
-"""What a request asks for, in the engine's terms, or a refusal: everything that is refused is refused here, before
-anything is computed or sent. Shared by chat and legacy completions."""
+"""What a valid request asks for, in the engine's terms, or a refusal: before anything is computed or sent. Shared by
+chat and legacy completions."""
 
 from __future__ import annotations
 

@@ -29,8 +29,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.keyring = load_keyring([key.get_secret_value() for key in settings.api_keys], settings.api_keys_file)
     metrics = Metrics()
     app.state.service = Service(settings, metrics)
-    for room in (chat, completions, models, health):
-        app.include_router(room.router)
+    for family in (chat, completions, models, health):
+        app.include_router(family.router)
     add_components(app)
     install_error_handlers(app)
     app.add_middleware(EdgeMiddleware, max_body_bytes=settings.max_body_bytes, count_error=metrics.count_error)

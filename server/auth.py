@@ -1,8 +1,8 @@
 """API keys: who may use this server, and where it may listen when everybody may.
 
 Owns the digests of the keys; a key itself is kept nowhere, and no error, log line or repr holds one. Does not
-know what a key may do: limits are another room's. Invariants: every comparison looks at every key, in
-constant time; a server without keys listens on loopback only.
+know what a key may do: all may do the same, and there are no rate limits. Invariants: every comparison looks at every
+key, in constant time; a server without keys listens on loopback only.
 """
 
 import hashlib

@@ -17,7 +17,7 @@ from honed.models.detokenizer import TokenBytes
 from honed.models.engine.engine import Engine, EngineConfig, cache_blocks
 from honed.models.engine.packing import can_pack, packed_bytes
 from honed.models.policy import Policy, PolicyError, load_policy
-from honed.models.sources import honed_home, pull
+from honed.models.sources import honed_home, hub_name, pull
 from honed.server.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -42,9 +42,10 @@ def load(settings: Settings) -> Loaded:
     """Raises SourceError, PolicyError and UnsupportedArchitectureError."""
     started_s = time.perf_counter()
     folder = pull(settings.model, settings.home or honed_home())
-    policy = load_policy(folder, dtype=settings.dtype, device=settings.device)
-    context_length = min(settings.max_model_len or policy.context_length, policy.context_length)
-    engine = Engine(policy.model, _engine_config(policy, settings, context_length))
+    policy = load_policy(folder, dtype=settings.dtype, device=settings.device, name=hub_name(settings.model))
+    config = _engine_config(policy, settings)
+    context_length = _context_length(policy, settings, config.num_blocks * config.block_size)
+    engine = Engine(policy.model, config)
     logger.info(
         "loaded %s (%s, %s, %s) in %.1f s; the cache holds %d tokens",
         policy.name,
@@ -83,15 +84,35 @@ async def in_daemon_thread(work: Callable[[], ResultT]) -> ResultT:
     return await future
 
 
-def _engine_config(policy: Policy, settings: Settings, context_length: int) -> EngineConfig:
+def _context_length(policy: Policy, settings: Settings, capacity: int) -> int:
+    """What the settings ask for, or else the model's limit, or what the cache holds where that is less."""
+    wanted = settings.max_model_len
+    if wanted > policy.context_length:
+        raise PolicyError(
+            f"HONED_MAX_MODEL_LEN is {wanted}, but the model's context has {policy.context_length} tokens: lower it."
+        )
+    if wanted > capacity:
+        raise PolicyError(
+            f"The key/value cache holds {capacity} tokens, fewer than HONED_MAX_MODEL_LEN, which is {wanted}: lower "
+            "it, or give the cache more memory (HONED_KV_CACHE_GIB)."
+        )
+    if not wanted and policy.context_length > capacity:
+        logger.warning(
+            "the context is shortened from %d to the %d tokens that the key/value cache holds: HONED_KV_CACHE_GIB "
+            "gives it more memory",
+            policy.context_length,
+            capacity,
+        )
+    return wanted or min(policy.context_length, capacity)
+
+
+def _engine_config(policy: Policy, settings: Settings) -> EngineConfig:
     on_gpu = policy.model.device.type == "cuda"
     num_bytes = int(settings.kv_cache_gib * GIB) or _default_cache_bytes(on_gpu=on_gpu)
     num_blocks = cache_blocks(policy.model, num_bytes, BLOCK_SIZE)
-    if num_blocks * BLOCK_SIZE < context_length:
+    if num_blocks < 1:
         raise PolicyError(
-            f"The key/value cache of {num_bytes / GIB:.2g} GiB holds {num_blocks * BLOCK_SIZE} tokens, fewer than one "
-            f"context of {context_length}: give it more (HONED_KV_CACHE_GIB) or shorten the context "
-            "(HONED_MAX_MODEL_LEN)."
+            f"A key/value cache of {num_bytes / GIB:.2g} GiB holds no token: give it more memory (HONED_KV_CACHE_GIB)."
         )
     max_sequences = settings.max_sequences or (256 if on_gpu else 64)
     return EngineConfig(

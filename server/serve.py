@@ -13,11 +13,13 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
+from honed.models.sources import honed_home, pull
 from honed.server.app import create_app
 from honed.server.auth import require_safe_binding
 from honed.server.policies import Service, Status
@@ -30,7 +32,7 @@ CLOSE_S = 5  # for connections that are still open when the drain is over
 class DrainingServer(uvicorn.Server):
     """Announces itself when the model is loaded, ends when that fails, and drains before it closes."""
 
-    def __init__(self, app: FastAPI, settings: Settings, on_ready: Callable[[str], None]) -> None:
+    def __init__(self, app: FastAPI, settings: Settings, on_ready: Callable[[str, str], None]) -> None:
         config = uvicorn.Config(
             app,
             host=settings.host,
@@ -72,10 +74,10 @@ class DrainingServer(uvicorn.Server):
 
     async def _announce(self) -> None:
         await self._app.state.loading
-        status = self._service.health().status
-        if status is Status.READY:
-            self._on_ready(_address(self))
-        elif status is Status.FAILED:
+        health = self._service.health()
+        if health.status is Status.READY:
+            self._on_ready(_address(self), str(health.model))
+        elif health.status is Status.FAILED:
             self.should_exit = True
 
     def _begin_drain(self) -> None:
@@ -87,22 +89,42 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = True
 
 
-def serve(settings: Settings, *, on_ready: Callable[[str], None]) -> int:
-    """Serves until a signal comes; the exit status. `on_ready` is called with the server's address once it answers.
+def serve(settings: Settings, *, on_ready: Callable[[str, str], None]) -> int:
+    """Serves until a signal comes; the exit status. `on_ready` is called with the server's address and the model's name
+    once it answers.
 
-    Raises ValueError where it may not listen there, or the API keys cannot be read.
+    Fetches the model first where it is not there yet. Raises ValueError where it may not or cannot listen, or the API
+    keys cannot be read, and SourceError where there is no such model: all before anything slow is done.
     """
     logging.basicConfig(level=settings.log_level.upper(), stream=sys.stderr, format=LOG_FORMAT)
+    logging.getLogger("sse_starlette").setLevel(logging.INFO)  # at debug it logs every chunk, and so the answers
     app = create_app(settings)
     require_safe_binding(settings.host, app.state.keyring)
     service: Service = app.state.service
     server = DrainingServer(app, settings, on_ready)
-    asyncio.run(server.serve())
-    status = server.status if server.started else 1
+    with _bound(settings.host, settings.port) as listener:
+        pull(settings.model, settings.home or honed_home())
+        asyncio.run(server.serve(sockets=[listener]))
     if service.health().status is Status.LOADING:
         # The loading thread is in the middle of native code, which must not meet the interpreter's teardown.
-        os._exit(status)
-    return status
+        os._exit(server.status)
+    return server.status
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket that has the address and does not listen yet. A port that is taken is the commonest mistake of all, and
+    should not come out after a download."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with ExitStack() as closing:
+            listener = closing.enter_context(socket.socket(family, kind))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            closing.pop_all()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ValueError(f"cannot listen on {host}:{port} ({reason}): choose another with --port or --host") from error
+    return listener
 
 
 def _address(server: uvicorn.Server) -> str:

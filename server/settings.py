@@ -2,7 +2,7 @@
 
 Owns names, defaults and bounds; the environment's names are `HONED_` and the field's in capitals. What is
 given in code (the command line) wins over the environment. Does no work with them: nothing is opened,
-resolved or created here, and nobody else reads the environment. Invariant: a setting that nobody knows is
+resolved or created here, and nobody else in the server reads the environment. Invariant: a setting that nobody knows is
 refused, wherever it stands.
 """
 
@@ -17,8 +17,6 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 ENV_PREFIX = "HONED_"
 
 CLIENT_KEY = "HONED_API_KEY"  # what the terminal chat and the bench send; no setting, but nobody's mistake
-
-AUTO = "auto"
 
 
 class Settings(BaseSettings):
@@ -48,10 +46,10 @@ class Settings(BaseSettings):
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
-        description="Type of the weights; `auto` is bfloat16 where the hardware multiplies it, else float32.",
+        description="Type of the weights; `auto` is bfloat16 where there is hardware for it, else float32.",
     )
     device: str = Field(
-        default=AUTO,
+        default="auto",
         pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$",
         description="`cpu`, `cuda` or `cuda:N`; `auto` takes a GPU where there is one.",
     )
@@ -80,7 +78,9 @@ class Settings(BaseSettings):
         default=False, description="Refuse parameters that nobody knows, instead of warning in a header."
     )
     max_batch_tokens: int = Field(
-        default=0, ge=0, description="Most tokens that one step computes; 0 is 4096 on a GPU and 256 on a CPU."
+        default=0,
+        ge=0,
+        description="Most tokens a step, no fewer than sequences that run; 0 is 4096 on a GPU and 256 on a CPU.",
     )
     max_sequences: int = Field(
         default=0, ge=0, description="Most sequences that run at once; 0 is 256 on a GPU and 64 on a CPU."
@@ -94,11 +94,16 @@ class Settings(BaseSettings):
     max_model_len: int = Field(
         default=0,
         ge=0,
-        description="Longest prompt and answer together, in tokens; 0 takes the model's limit.",
+        description="Longest prompt and answer together, in tokens; 0 is the model's limit, or what the cache holds.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe messages that are logged."
     )
+
+    @field_validator("home")
+    @classmethod
+    def _written_out(cls, value: Path | None) -> Path | None:
+        return None if value is None else value.expanduser().absolute()
 
     @field_validator("api_keys", mode="before")
     @classmethod

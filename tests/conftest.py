@@ -1,4 +1,4 @@
-"""Fixtures that many rooms need: a checkpoint folder of a tiny model, and a running server of it."""
+"""Fixtures that many tests need: a checkpoint folder of a tiny model, and a running server of it."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -106,6 +107,8 @@ def require_existing(words: list[str]) -> None:
         require_honed(arguments)
     elif program == ".venv/bin/python":
         assert (ROOT / arguments[0]).is_file(), f"there is no {arguments[0]}"
+    elif program.startswith("benchmarks/"):
+        assert os.access(ROOT / program, os.X_OK), f"{program} is not there, or cannot be run"
     else:
         assert program in OTHER_PROGRAMS, f"this test does not know {program}: is it on a reader's machine?"
 

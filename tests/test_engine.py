@@ -39,7 +39,7 @@ def greedy(prompt: list[int], max_tokens: int = 24) -> Sequence:
 def generate(model: PreTrainedModel, prompt: list[int], max_tokens: int = 24) -> list[int]:
     """What transformers answers, with its own attention and cache."""
     model.set_attn_implementation("eager")
-    ids = torch.tensor([prompt])
+    ids = torch.tensor([prompt], device=model.device)
     output = model.generate(
         ids,
         attention_mask=torch.ones_like(ids),

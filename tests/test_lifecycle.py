@@ -6,6 +6,7 @@ import queue
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -160,7 +161,7 @@ def test_weights_of_another_model(tiny_checkpoint: Path, tmp_path: Path, caplog:
     folder = shutil.copytree(tiny_checkpoint, tmp_path / "other")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 96}))
-    assert serve(Settings(port=0, model=str(folder)), on_ready=print) == 1
+    assert serve(Settings(port=0, model=str(folder)), on_ready=lambda *_: print("ready")) == 1
     assert f"cannot serve {folder}" in caplog.text
 
 
@@ -181,6 +182,21 @@ def test_what_cannot_begin_says_so_in_a_line(tiny_checkpoint: Path, arguments: l
     assert said in line
 
 
+def test_a_port_that_is_taken_is_said_before_anything_is_loaded(tiny_checkpoint: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = CliRunner().invoke(command_line, ["serve", "--port", str(port), "--model", str(tiny_checkpoint)])
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert f"cannot listen on 127.0.0.1:{port}" in line
+    assert "--port" in line
+
+
+def test_an_unknown_variable_is_said_without_decoration() -> None:
+    result = CliRunner().invoke(command_line, ["serve"], env={"HONED_PROT": "8001"})
+    assert result.stderr.startswith("honed: the environment variable HONED_PROT is unknown: did you mean HONED_PORT?")
+
+
 LOADS_FOR_EVER = """
 import os, signal, sys, threading
 from honed.server import policies, serve
@@ -191,12 +207,13 @@ def load(settings):
     threading.Event().wait()
 
 policies.load = load
-sys.exit(serve.serve(Settings(port=0), on_ready=print))
+sys.exit(serve.serve(Settings(port=0, model=sys.argv[1]), on_ready=lambda *_: print("ready")))
 """
 
 
-def test_a_signal_while_the_model_loads() -> None:
+def test_a_signal_while_the_model_loads(tiny_checkpoint: Path) -> None:
     """Nobody waits for a load that may take as long as a download."""
-    result = subprocess.run([sys.executable, "-c", LOADS_FOR_EVER], capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-c", LOADS_FOR_EVER, str(tiny_checkpoint)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (result.returncode, result.stdout) == (0, ""), result.stderr
     assert "Traceback" not in result.stderr

@@ -59,10 +59,23 @@ def test_names_of_the_policy_in_service(tiny_checkpoint: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_a_cache_smaller_than_one_context_is_refused(tiny_checkpoint: Path) -> None:
+def test_a_cache_smaller_than_the_context_shortens_it(tiny_checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
     """256 bytes a token: 0.0001 GiB hold 416 of the context's 512 tokens."""
-    with pytest.raises(PolicyError, match=r"416 tokens.*HONED_KV_CACHE_GIB"):
-        load(Settings(model=str(tiny_checkpoint), kv_cache_gib=0.0001))
+    assert load(Settings(model=str(tiny_checkpoint), kv_cache_gib=0.0001)).context_length == 416
+    assert "shortened from 512 to the 416 tokens" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"kv_cache_gib": 0.0001, "max_model_len": 417}, r"holds 416 tokens.*HONED_KV_CACHE_GIB"),
+        ({"kv_cache_gib": 0.001, "max_model_len": 513}, r"HONED_MAX_MODEL_LEN is 513.*512 tokens"),
+        ({"kv_cache_gib": 0.000001}, r"holds no token.*HONED_KV_CACHE_GIB"),
+    ],
+)
+def test_a_context_that_cannot_be_had_is_refused(tiny_checkpoint: Path, settings: dict[str, float], said: str) -> None:
+    with pytest.raises(PolicyError, match=said):
+        load(Settings(model=str(tiny_checkpoint), **settings))  # type: ignore[arg-type]  # numbers, all of them
 
 
 def test_a_shorter_context_fits_a_smaller_cache(tiny_checkpoint: Path) -> None:

@@ -89,3 +89,9 @@ def test_settings_are_frozen_and_hide_keys() -> None:
 
 def test_every_setting_is_described() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+def test_a_home_is_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that `honed serve` and `honed pull` mean the same folder."""
+    monkeypatch.setenv("HOME", "/somebody")
+    assert Settings(home=Path("~/x")).home == Path("/somebody/x")

@@ -22,6 +22,7 @@ from honed.models.sources import (
     explain_disk,
     extract_gguf,
     honed_home,
+    hub_name,
     pull,
     require_sha256,
     require_space,
@@ -254,3 +255,18 @@ def test_a_second_pull_of_the_default_model_asks_nobody() -> None:
     folder = pull(DEFAULT_MODEL, honed_home())
     assert pull_apart(DEFAULT_MODEL, honed_home())[0] == f"{folder}\n"
     assert checkpoint_id(folder).startswith("ckpt-")
+
+
+def test_hub_models_are_called_by_their_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their folder's name is a commit; a folder of the same name is a folder."""
+    monkeypatch.chdir(tmp_path)
+    assert hub_name("org/tiny") == "org/tiny"
+    assert hub_name("smollm2-135m-instruct") is None
+    assert hub_name(str(tmp_path)) is None
+    (tmp_path / "org" / "tiny").mkdir(parents=True)
+    assert hub_name("org/tiny") is None
+
+
+def test_a_home_of_nobody_is_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="Write the path out"):
+        pull("~nosuchuser/x", tmp_path)

@@ -392,3 +392,14 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_came(open_terminal: Callable[[st
         assert terminal.process.wait(30) == 0
     (saved,) = (tmp_path / "chat.jsonl").read_text().splitlines()
     assert json.loads(saved)["messages"][1] == {"role": "assistant", "content": "so far"}
+
+
+def test_a_servers_words_cannot_steer_the_terminal() -> None:
+    """Neither as the text of an error, which is shown as it is."""
+    assert str(EndpointError("no \x1b]0;owned\x07\x1b[2Jsuch model\x9b1m")) == "no ]0;owned[2Jsuch model1m"
+
+
+@pytest.mark.parametrize(("url", "key"), [("http://local\thost", None), (None, "é"), (None, "a\nb")])
+def test_an_address_or_a_key_that_cannot_be_sent(url: str | None, key: str | None) -> None:
+    with pytest.raises(EndpointError):
+        open_client(url or "http://127.0.0.1:1", key)

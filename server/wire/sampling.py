@@ -69,7 +69,7 @@ class SamplingRequest(RequestPart):
     seed: int | None = Field(default=None, ge=-INT64_MAX - 1, le=INT64_MAX)
     stream: bool = False
     stream_options: StreamOptions | None = None
-    user: str | None = Field(default=None, description="The end user; kept hashed, for caps, splits and erasure.")
+    user: str | None = Field(default=None, description="The end user; appears, hashed, in the access log.")
 
     top_k: int = Field(default=-1, ge=-1, le=INT64_MAX, description="Extension. 0 and -1 are off.")
     min_p: float = Field(default=0.0, ge=0, le=1, description="Extension.")
