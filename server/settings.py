@@ -46,7 +46,7 @@ class Settings(BaseSettings):
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
-        description="Type of the weights; `auto` is bfloat16 where there is hardware for it, else float32 (GPU: float16).",
+        description="Type of the weights; `auto` is bfloat16 where the hardware has it, else float32 (GPU: float16).",
     )
     device: str = Field(
         default="auto",
