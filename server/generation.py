@@ -123,6 +123,13 @@ class Generation:
                 yield delta
         self._metrics.request_s.labels(self._served.policy.name).observe(self._elapsed_s())
 
+    async def by_choice(self) -> list[list[Delta]]:
+        """All deltas of each choice, once it has ended. Raises what `deltas` raises."""
+        parts: list[list[Delta]] = [[] for _ in range(self.num_choices)]
+        async for delta in self.deltas():
+            parts[delta.choice].append(delta)
+        return parts
+
     def close(self) -> None:
         """Takes back what has not ended, so that nobody computes for a client that has gone."""
         self._served.abort(list(self._open))

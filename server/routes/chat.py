@@ -18,14 +18,13 @@ from honed.server.admission import (
     require_capacity,
     tokenize,
 )
-from honed.server.disconnection import unless_disconnected
+from honed.server.answering import respond, start
 from honed.server.errors import InvalidValue
 from honed.server.generation import Delta, Generation, Prompt
 from honed.server.logprobs import chat_logprobs
 from honed.server.policies import ServedPolicy
 from honed.server.routes.document import document
-from honed.server.streaming import EventStream, padding
-from honed.server.validation import warning_header
+from honed.server.streaming import padding
 from honed.server.wire.chat import (
     ChatChoice,
     ChatChunkChoice,
@@ -48,30 +47,11 @@ async def create_chat_completion(http: Request) -> Response:
     identify(http)
     request, unknown = await read_request(http, ChatCompletionRequest)
     note_end_user(http, request.end_user)
-    service, settings = http.app.state.service, http.app.state.settings
-    served = service.named(request.model)
+    served = http.app.state.service.named(request.model)
     require_capacity(served, request.n, "n")
     prompt = await _prompt(request, served)
-    generation = Generation(
-        served,
-        service.metrics,
-        [prompt],
-        n=request.n,
-        seed=request.seed,
-        stop=request.stop_strings,
-        timeout_s=settings.request_timeout_s,
-    )
-    answer = ChatAnswer(request, served, generation, prompt.ids)
-    headers = warning_header(unknown)
-    if request.stream:
-        return EventStream(
-            answer.lines(), headers=headers, timeout_s=settings.request_timeout_s, on_end=generation.close
-        )
-    try:
-        whole = await unless_disconnected(http, answer.whole())
-    finally:
-        generation.close()
-    return Response(whole.model_dump_json(), headers=headers, media_type="application/json")
+    generation = start(http, request, served, [prompt])
+    return await respond(http, request, generation, ChatAnswer(request, served, generation, prompt.ids), unknown)
 
 
 async def _prompt(request: ChatCompletionRequest, served: ServedPolicy) -> Prompt:
@@ -112,16 +92,15 @@ class ChatAnswer:
             "service_tier": "default" if request.service_tier else None,
         }
 
-    async def whole(self) -> ChatCompletion:
-        parts: list[list[Delta]] = [[] for _ in range(self._generation.num_choices)]
-        async for delta in self._generation.deltas():
-            parts[delta.choice].append(delta)
-        return ChatCompletion(
+    async def whole(self) -> str:
+        parts = await self._generation.by_choice()
+        completion = ChatCompletion(
             **self._envelope,
             choices=[self._choice(index, deltas) for index, deltas in enumerate(parts)],
             usage=self._usage(),
             prompt_token_ids=self._prompt_ids,
         )
+        return completion.model_dump_json()
 
     async def lines(self) -> AsyncIterator[str]:
         """A chunk with the role for each choice, the deltas, an empty one with each finish reason, the usage."""

@@ -18,13 +18,12 @@ from honed.server.admission import (
     require_capacity,
     tokenize,
 )
-from honed.server.disconnection import unless_disconnected
+from honed.server.answering import respond, start
 from honed.server.generation import Delta, Generation, Prompt
 from honed.server.logprobs import CompletionTokenWriter
 from honed.server.policies import ServedPolicy
 from honed.server.routes.document import document
-from honed.server.streaming import EventStream, padding
-from honed.server.validation import warning_header
+from honed.server.streaming import padding
 from honed.server.wire.completions import Completion, CompletionChoice, CompletionRequest
 from honed.server.wire.usage import Usage
 
@@ -37,30 +36,11 @@ async def create_completion(http: Request) -> Response:
     identify(http)
     request, unknown = await read_request(http, CompletionRequest)
     note_end_user(http, request.end_user)
-    service, settings = http.app.state.service, http.app.state.settings
-    served = service.named(request.model)
+    served = http.app.state.service.named(request.model)
     require_capacity(served, len(request.prompts) * request.n, "n" if request.n > 1 else "prompt")
     prompts = await _prompts(request, served)
-    generation = Generation(
-        served,
-        service.metrics,
-        prompts,
-        n=request.n,
-        seed=request.seed,
-        stop=request.stop_strings,
-        timeout_s=settings.request_timeout_s,
-    )
-    answer = CompletionAnswer(request, served, generation, prompts)
-    headers = warning_header(unknown)
-    if request.stream:
-        return EventStream(
-            answer.lines(), headers=headers, timeout_s=settings.request_timeout_s, on_end=generation.close
-        )
-    try:
-        whole = await unless_disconnected(http, answer.whole())
-    finally:
-        generation.close()
-    return Response(whole.to_json(include_usage=True), headers=headers, media_type="application/json")
+    generation = start(http, request, served, prompts)
+    return await respond(http, request, generation, CompletionAnswer(request, served, generation, prompts), unknown)
 
 
 async def _prompts(request: CompletionRequest, served: ServedPolicy) -> list[Prompt]:
@@ -102,12 +82,10 @@ class CompletionAnswer:
             "system_fingerprint": served.policy.id,
         }
 
-    async def whole(self) -> Completion:
-        parts: list[list[Delta]] = [[] for _ in range(self._generation.num_choices)]
-        async for delta in self._generation.deltas():
-            parts[delta.choice].append(delta)
+    async def whole(self) -> str:
+        parts = await self._generation.by_choice()
         choices = [self._choice(index, deltas, is_first=True) for index, deltas in enumerate(parts)]
-        return Completion(**self._envelope, choices=choices, usage=self._usage())
+        return Completion(**self._envelope, choices=choices, usage=self._usage()).to_json(include_usage=True)
 
     async def lines(self) -> AsyncIterator[str]:
         """A chunk a delta; the last of each choice has its finish reason. Then, if asked for, the usage."""

@@ -1,0 +1,54 @@
+"""What the two completion endpoints do alike: start a generation, and send its answer whole or as a stream."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from fastapi import Request, Response
+
+from honed.server.disconnection import unless_disconnected
+from honed.server.generation import Generation, Prompt
+from honed.server.policies import ServedPolicy
+from honed.server.streaming import EventStream
+from honed.server.validation import warning_header
+from honed.server.wire.sampling import SamplingRequest
+
+
+class Answer(Protocol):
+    """A generation's deltas in an endpoint's shape: `whole` or `lines`, one of the two, once."""
+
+    async def whole(self) -> str:
+        """The unstreamed answer, as JSON."""
+
+    def lines(self) -> AsyncIterator[str]:
+        """The chunks of the stream, as JSON."""
+
+
+def start(http: Request, request: SamplingRequest, served: ServedPolicy, prompts: list[Prompt]) -> Generation:
+    """Raises Overloaded, Draining and EngineDead."""
+    return Generation(
+        served,
+        http.app.state.service.metrics,
+        prompts,
+        n=request.n,
+        seed=request.seed,
+        stop=request.stop_strings,
+        timeout_s=http.app.state.settings.request_timeout_s,
+    )
+
+
+async def respond(
+    http: Request, request: SamplingRequest, generation: Generation, answer: Answer, unknown: list[str]
+) -> Response:
+    """Sends the answer as the request wants it, and closes the generation however that goes. `unknown`: the keys of the
+    request that were ignored."""
+    headers = warning_header(unknown)
+    if request.stream:
+        timeout_s = http.app.state.settings.request_timeout_s
+        return EventStream(answer.lines(), headers=headers, timeout_s=timeout_s, on_end=generation.close)
+    try:
+        whole = await unless_disconnected(http, answer.whole())
+    finally:
+        generation.close()
+    return Response(whole, headers=headers, media_type="application/json")
