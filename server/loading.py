@@ -75,7 +75,7 @@ async def in_daemon_thread(work: Callable[[], ResultT]) -> ResultT:
         result, error = None, None
         try:
             result = work()
-        except Exception as raised:
+        except Exception as raised:  # raised again where it is awaited
             error = raised
         if not loop.is_closed():
             loop.call_soon_threadsafe(settle, result, error)

@@ -78,7 +78,7 @@ class EngineThread:
         try:
             while self._turn():
                 pass
-        except Exception:
+        except Exception:  # whatever it was, nobody may be left waiting
             logger.exception("the engine died; every request in it fails")
             reason = FinishReason.ERROR
         self._bury(reason)
