@@ -25,7 +25,8 @@ WORKDIR /source
 COPY constraints.txt ./
 RUN pip install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} -c constraints.txt torch
 
-COPY pyproject.toml README.md LICENSE __init__.py cli.py ./
+COPY pyproject.toml README.md LICENSE __init__.py ./
+COPY cli cli
 COPY models models
 COPY server server
 COPY clients clients

@@ -10,7 +10,7 @@ from typing import TypeVar
 from fastapi import Request
 
 from honed.models.engine.sequence import SamplingParams
-from honed.server.auth import KeyRing, short_hash
+from honed.server.auth import Caller, KeyRing, short_hash
 from honed.server.errors import ContextLengthExceeded, InvalidValue
 from honed.server.generation import Prompt
 from honed.server.policies import ServedPolicy
@@ -22,10 +22,12 @@ RequestT = TypeVar("RequestT", bound=RequestPart)
 ResultT = TypeVar("ResultT")
 
 
-def identify(http: Request) -> None:
+def identify(http: Request) -> Caller:
     """Raises InvalidApiKey unless the caller may use this server. The access log learns who it was."""
     ring: KeyRing = http.app.state.keyring
-    http.state.key_id = ring.verify(http.headers.get("authorization"))
+    caller = ring.verify(http.headers.get("authorization"))
+    http.state.key_id = caller.key_id
+    return caller
 
 
 def note_end_user(http: Request, end_user: str | None) -> None:

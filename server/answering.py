@@ -10,6 +10,7 @@ from fastapi import Request, Response
 from honed.server.disconnection import unless_disconnected
 from honed.server.generation import Generation, Prompt
 from honed.server.policies import ServedPolicy
+from honed.server.remembering import Exchange
 from honed.server.streaming import EventStream
 from honed.server.validation import warning_header
 from honed.server.wire.sampling import SamplingRequest
@@ -38,17 +39,22 @@ def start(http: Request, request: SamplingRequest, served: ServedPolicy, prompts
     )
 
 
-async def respond(
-    http: Request, request: SamplingRequest, generation: Generation, answer: Answer, unknown: list[str]
-) -> Response:
-    """Sends the answer as the request wants it, and closes the generation however that goes. `unknown`: the keys of the
-    request that were ignored."""
+async def respond(exchange: Exchange, answer: Answer, unknown: list[str]) -> Response:
+    """Sends the answer as the request wants it, closes the generation however that goes, and has remembered what was
+    sent. `unknown`: the keys of the request that were ignored."""
+    http, generation = exchange.http, exchange.generation
     headers = warning_header(unknown)
-    if request.stream:
+    if exchange.request.stream:
+
+        def end() -> None:
+            generation.close()
+            exchange.remember()
+
         timeout_s = http.app.state.settings.request_timeout_s
-        return EventStream(answer.lines(), headers=headers, timeout_s=timeout_s, on_end=generation.close)
+        return EventStream(answer.lines(), headers=headers, timeout_s=timeout_s, on_end=end)
     try:
         whole = await unless_disconnected(http, answer.whole())
     finally:
         generation.close()
+    exchange.remember()
     return Response(whole, headers=headers, media_type="application/json")

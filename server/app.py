@@ -14,22 +14,26 @@ from honed.server.errors import install_error_handlers
 from honed.server.metrics import Metrics
 from honed.server.middleware import EdgeMiddleware
 from honed.server.policies import Service
-from honed.server.routes import chat, completions, health, models
+from honed.server.recording import Recorder
+from honed.server.routes import chat, completions, feedback, health, labeling, models, stored
 from honed.server.routes.document import add_components
 from honed.server.settings import Settings
+from honed.server.storage import Storage
 
 
 def create_app(settings: Settings) -> FastAPI:
     """A server of the model that `settings` name; it loads in the background once the application has started.
 
-    Raises ValueError where the API keys cannot be read.
+    Raises ValueError where the API keys cannot be read, and StoreError where the store cannot be used.
     """
     app = FastAPI(title="honed", version=version("honed"), lifespan=_lifespan, redirect_slashes=False)
     app.state.settings = settings
     app.state.keyring = load_keyring([key.get_secret_value() for key in settings.api_keys], settings.api_keys_file)
     metrics = Metrics()
     app.state.service = Service(settings, metrics)
-    for family in (chat, completions, models, health):
+    app.state.storage = Storage(settings)
+    app.state.recorder = Recorder(settings, app.state.storage, metrics.count_stored)
+    for family in (chat, completions, stored, feedback, labeling, models, health):
         app.include_router(family.router)
     add_components(app)
     install_error_handlers(app)
@@ -40,8 +44,13 @@ def create_app(settings: Settings) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service: Service = app.state.service
+    recorder: Recorder = app.state.recorder
+    if app.state.keyring.keeps(app.state.settings.logging):
+        recorder.start()
     loading = asyncio.create_task(service.load())
     app.state.loading = loading
     yield
     loading.cancel()
     await service.close()
+    await recorder.close()
+    app.state.storage.close()

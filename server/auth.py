@@ -1,8 +1,8 @@
-"""API keys: who may use this server, and where it may listen when everybody may.
+"""API keys: who may use this server and as what, and where it may listen when everybody may.
 
-Owns the digests of the keys; a key itself is kept nowhere, and no error, log line or repr holds one. Does not
-know what a key may do: all may do the same, and there are no rate limits. Invariants: every comparison looks at every
-key, in constant time; a server without keys listens on loopback only.
+Owns the digests of the keys; a key itself is kept nowhere, and no error, log line or repr holds one. There are no rate
+limits. Invariants: every comparison looks at every key, in constant time; a server without keys listens on loopback
+only, and there everybody may do everything.
 """
 
 import hashlib
@@ -10,36 +10,76 @@ import hmac
 import ipaddress
 import socket
 from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
-from honed.server.errors import InvalidApiKey
+from honed.server.consent import LoggingMode
+from honed.server.errors import Forbidden, InvalidApiKey
 
 ANONYMOUS = "anonymous"
 KEY_ID_CHARS = 12
 _REDACTED_CHARS = 4
 
 
+class Role(IntEnum):
+    """Each may do what the one before may, and more."""
+
+    CLIENT = 1  # asks, and sees and judges what it asked
+    LABELER = 2  # ranks answers for training
+    ADMIN = 3  # sees and judges everything, and makes labeling tasks
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks. `logging` is the key's own rule, None where the server's holds."""
+
+    key_id: str
+    role: Role = Role.CLIENT
+    logging: LoggingMode | None = None
+    denies_training: bool = False
+
+    def require(self, role: Role) -> None:
+        """Raises Forbidden."""
+        if self.role < role:
+            raise Forbidden(role.name.lower())
+
+    @property
+    def scope(self) -> str | None:
+        """The key whose completions the caller may see; None for all."""
+        return None if self.role is Role.ADMIN else self.key_id
+
+
+_EVERYBODY = Caller(ANONYMOUS, Role.ADMIN)
+
+
 class KeyRing:
     """The keys that open this server; without any, it is open to all who reach it."""
 
-    def __init__(self, keys: Iterable[str]) -> None:
-        """Raises ValueError for a key that no client could send."""
-        self._digests: Final = tuple({_digest(_checked(key)): None for key in keys})
+    def __init__(self, entries: Iterable[str]) -> None:
+        """An entry is a key and, after spaces, what differs from a plain one's: `role=client|labeler|admin`,
+        `logging=all|opt_in|off`, `training=allow|deny`. Raises ValueError for an entry that is none."""
+        self._callers: Final = dict(map(_parsed, entries))
 
     def __repr__(self) -> str:
-        return f"KeyRing({len(self._digests)} keys)"
+        return f"KeyRing({len(self._callers)} keys)"
 
     @property
     def is_open(self) -> bool:
-        return not self._digests
+        return not self._callers
 
-    def verify(self, authorization: str | None) -> str:
-        """The id of the key in an `Authorization` header. Raises `InvalidApiKey`; an open ring takes
+    def keeps(self, default: LoggingMode) -> bool:
+        """Whether anything that anybody asks may be remembered."""
+        modes = {caller.logging or default for caller in self._callers.values()} or {default}
+        return modes != {"off"}
+
+    def verify(self, authorization: str | None) -> Caller:
+        """Who it is that sent this `Authorization` header. Raises `InvalidApiKey`; an open ring takes
         anything.
         """
         if self.is_open:
-            return ANONYMOUS
+            return _EVERYBODY
         scheme, _, key = (authorization or "").partition(" ")
         key = key.strip()
         if scheme.lower() != "bearer" or not key:
@@ -47,10 +87,10 @@ class KeyRing:
                 "You did not provide an API key. Send it in a header: 'Authorization: Bearer YOUR_KEY'."
             )
         digest = _digest(key)
-        matches = [hmac.compare_digest(digest, known) for known in self._digests]
-        if not any(matches):
+        matches = [caller for known, caller in self._callers.items() if hmac.compare_digest(digest, known)]
+        if not matches:
             raise InvalidApiKey(f"Incorrect API key provided: {_redacted(key)}.")
-        return digest.hex()[:KEY_ID_CHARS]
+        return matches[0]
 
 
 def load_keyring(keys: Iterable[str], keys_file: Path | None) -> KeyRing:
@@ -64,7 +104,7 @@ def load_keyring(keys: Iterable[str], keys_file: Path | None) -> KeyRing:
 
 
 def read_keys(path: Path) -> list[str]:
-    """The keys in a file, one a line; blank lines and what follows a `#` do not count."""
+    """The entries of a file, one a line; blank lines and what follows a `#` do not count."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as exc:
@@ -109,6 +149,19 @@ def _is_loopback_address(address: str) -> bool:
     if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
         return parsed.ipv4_mapped.is_loopback
     return parsed.is_loopback
+
+
+def _parsed(entry: str) -> tuple[bytes, Caller]:
+    key, *options = entry.split(" ")
+    digest = _digest(_checked(key))
+    given = dict(option.partition("=")[::2] for option in options if option)
+    role, logging, training = given.pop("role", "client"), given.pop("logging", None), given.pop("training", "allow")
+    if given or role.upper() not in Role.__members__ or training not in ("allow", "deny"):
+        raise ValueError(f"after an API key may stand role=, logging= and training=, not {' '.join(options)!r}")
+    mode = next((mode for mode in get_args(LoggingMode) if mode == logging), None)
+    if mode is None and logging is not None:
+        raise ValueError(f"an API key's logging is all, opt_in or off, not {logging!r}")
+    return digest, Caller(digest.hex()[:KEY_ID_CHARS], Role[role.upper()], mode, training == "deny")
 
 
 def _checked(key: str) -> str:

@@ -12,12 +12,12 @@ a traceback goes to the log and never to the client.
     │   │   └── OutOfRange
     │   ├── UnsupportedParameter  UnsupportedValue
     │   ├── ContextLengthExceeded
-    │   ├── InvalidApiKey (401)
+    │   ├── InvalidApiKey (401)  Forbidden (403)
     │   ├── ModelNotFound (404)  NotFound (404)  MethodNotAllowed (405)
     │   └── RequestTimeout (408)  RequestTooLarge (413)
     ├── InternalError (500)
     └── Unavailable (503)
-        └── Overloaded  Loading  Draining  EngineDead
+        └── Overloaded  Loading  Draining  EngineDead  StoreUnavailable  StoreBehind
 
 Source: OpenAI's `ErrorResponse` schema and https://platform.openai.com/docs/guides/error-codes. The official
 client retries 408, 409, 429 and 5xx twice; `x-should-retry` and `retry-after` overrule it.
@@ -134,6 +134,16 @@ class InvalidApiKey(InvalidRequest):
         super().__init__(message, headers={"www-authenticate": "Bearer"})
 
 
+class Forbidden(InvalidRequest):
+    """A valid key whose role does not reach this far."""
+
+    status = 403
+    code = "insufficient_permissions"
+
+    def __init__(self, role: str) -> None:
+        super().__init__(f"This needs a key of the role '{role}'.")
+
+
 class ModelNotFound(InvalidRequest):
     status = 404
     code = "model_not_found"
@@ -226,6 +236,22 @@ class EngineDead(Unavailable):
             "The engine has stopped; the server's log says why. It has to be restarted.",
             retry_after_s=retry_after_s,
         )
+
+
+class StoreUnavailable(Unavailable):
+    code = "store_unavailable"
+
+    def __init__(self, *, retry_after_s: float = 5) -> None:
+        super().__init__("The store does not answer. Please try again later.", retry_after_s=retry_after_s)
+
+
+class StoreBehind(Unavailable):
+    """The completion is there, but not in the tables yet."""
+
+    code = "store_behind"
+
+    def __init__(self, *, retry_after_s: float = 2) -> None:
+        super().__init__("The completion is not stored yet. Please try again.", retry_after_s=retry_after_s)
 
 
 def error_body(error: ServerError) -> dict[str, dict[str, str | None]]:

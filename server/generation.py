@@ -12,7 +12,6 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Literal
 
 from honed.models.detokenizer import Detokenizer
 from honed.models.engine.engine import Token
@@ -21,18 +20,7 @@ from honed.models.engine.sequence import FinishReason, SamplingParams, Sequence
 from honed.server.errors import Draining, InternalError, RequestTimeout
 from honed.server.metrics import Metrics
 from honed.server.policies import ServedPolicy
-
-Ending = Literal["stop", "length"]
-
-
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """What is new in one choice. `tokens` are those that `text` was made of, and those that have no text."""
-
-    choice: int
-    text: str
-    tokens: tuple[Sample, ...]
-    finish_reason: Ending | None
+from honed.server.transcript import Delta, Ending, Transcript
 
 
 class _Choice:
@@ -103,25 +91,36 @@ class Generation:
         }
         self._open = {sequence for sequence in sequences if sequence.params.max_tokens > 0}
         self._queue = served.submit([sequence for sequence in sequences if sequence in self._open])
-        self.prompt_tokens = sum(len(prompt.ids) for prompt in prompts)
+        self.prompt_lengths = [len(prompt.ids) for prompt in prompts]  # tokens
+        self.prompt_tokens = sum(self.prompt_lengths)
         self.completion_tokens = 0
+        self.transcript = Transcript(self.num_choices)
+        self.first_token_s: float | None = None
         metrics.prompt_tokens.labels(served.policy.name).inc(self.prompt_tokens)
 
     @property
     def cached_tokens(self) -> int:
         """Prompt tokens that were not computed again; known once the first token has come."""
-        return sum(leader.num_cached or 0 for leader in self._leaders)
+        return sum(self.cached_lengths)
+
+    @property
+    def cached_lengths(self) -> list[int]:
+        """The same for each prompt."""
+        return [leader.num_cached or 0 for leader in self._leaders]
 
     async def deltas(self) -> AsyncIterator[Delta]:
         """Raises RequestTimeout, InternalError and Draining; then nothing more comes."""
         for sequence, choice in self._choices.items():
             if sequence not in self._open:
-                yield Delta(choice.index, "", (), "length")
-        while self._open:
-            delta = self._take(await self._next())
-            if delta is not None:
+                delta = Delta(choice.index, "", (), "length")
                 yield delta
-        self._metrics.request_s.labels(self._served.policy.name).observe(self._elapsed_s())
+                self.transcript.add(delta)
+        while self._open:
+            taken = self._take(await self._next())
+            if taken is not None:
+                yield taken
+                self.transcript.add(taken)  # when more is asked for, it has been sent
+        self._metrics.request_s.labels(self._served.policy.name).observe(self.elapsed_s)
 
     async def by_choice(self) -> list[list[Delta]]:
         """All deltas of each choice, once it has ended. Raises what `deltas` raises."""
@@ -142,7 +141,7 @@ class Generation:
 
     async def _next(self) -> Token:
         try:
-            async with asyncio.timeout(self._timeout_s - self._elapsed_s()):
+            async with asyncio.timeout(self._timeout_s - self.elapsed_s):
                 return await self._queue.get()
         except TimeoutError:
             raise RequestTimeout(self._timeout_s) from None
@@ -174,12 +173,15 @@ class Generation:
         now_s, model = time.perf_counter(), self._served.policy.name
         self.completion_tokens += 1
         gap_s = self._choices[token.sequence].seconds_since_last(now_s)
+        if self.first_token_s is None:
+            self.first_token_s = now_s - self._started_s
         if gap_s is None:
             self._metrics.first_token_s.labels(model).observe(now_s - self._started_s)
         else:
             self._metrics.next_token_s.labels(model).observe(gap_s)
 
-    def _elapsed_s(self) -> float:
+    @property
+    def elapsed_s(self) -> float:
         return time.perf_counter() - self._started_s
 
 

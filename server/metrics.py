@@ -8,6 +8,8 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from honed.models.engine.engine import EngineStats
+from honed.server.recording import StoreHealth
+from honed.server.store.writer import Report
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500)
 
@@ -42,6 +44,33 @@ class Metrics:
         self._errors = Counter(
             "honed_error_responses", "Requests answered with an error.", ["code"], registry=self.registry
         )
+
+        self._store_up = Gauge("honed_store_up", "Whether the store takes completions.", registry=self.registry)
+        self._pending = Gauge("honed_store_pending", "Completions on their way to the store.", registry=self.registry)
+        self._journal = Gauge("honed_journal_bytes", "Completions that wait on the disk.", registry=self.registry)
+        self.stored = Counter("honed_stored_completions", "Completions stored.", registry=self.registry)
+        self._lost = Counter(
+            "honed_lost_completions", "Completions not stored, by reason.", ["reason"], registry=self.registry
+        )
+        self._redactions = Counter(
+            "honed_redactions", "Personal data redacted, by kind.", ["kind"], registry=self.registry
+        )
+        self._dropped = 0
+        self.feedback = Counter("honed_feedback", "Feedback taken, by kind.", ["kind"], registry=self.registry)
+
+    def observe_store(self, health: StoreHealth) -> None:
+        self._store_up.set(health.state == "up")
+        self._pending.set(health.pending)
+        self._journal.set(health.journal_bytes)
+        self._lost.labels("full").inc(health.dropped - self._dropped)
+        self._dropped = health.dropped
+
+    def count_stored(self, report: Report) -> None:
+        self.stored.inc(report.completions)
+        self._lost.labels("erased").inc(report.dropped)
+        self._lost.labels("rejected").inc(report.rejected)
+        for kind, count in report.redactions.items():
+            self._redactions.labels(kind).inc(count)
 
     def observe(self, model: str, stats: EngineStats) -> None:
         self._running.labels(model).set(stats.running)

@@ -98,6 +98,7 @@ def serve(settings: Settings, *, on_ready: Callable[[str, str], None]) -> int:
     """
     logging.basicConfig(level=settings.log_level.upper(), stream=sys.stderr, format=LOG_FORMAT)
     logging.getLogger("sse_starlette").setLevel(logging.INFO)  # at debug it logs every chunk, and so the answers
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it reports each look at the tables
     app = create_app(settings)
     require_safe_binding(settings.host, app.state.keyring)
     service: Service = app.state.service

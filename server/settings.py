@@ -59,6 +59,20 @@ class Settings(BaseSettings):
     api_keys_file: Path | None = Field(
         default=None, description="File of further keys, one a line; `#` starts a comment."
     )
+    database_url: SecretStr | None = Field(
+        default=None, description="The store; unset, SQLite in `HONED_HOME`. `postgresql+psycopg://...` is shared."
+    )
+    logging: Literal["all", "opt_in", "off"] = Field(
+        default="all",
+        description="Completions to remember: `all`, those that ask for it (`store: true`), or none.",
+    )
+    originals_key: SecretStr | None = Field(
+        default=None, description="Keeps what is redacted, sealed with this Fernet key; unset, it is not kept."
+    )
+    retention_days: int = Field(default=0, ge=0, description="Age at which completions are erased; 0 keeps them.")
+    journal_max_bytes: int = Field(
+        default=2**30, ge=2**20, description="Disk that completions may take while the store does not answer."
+    )
     max_queue: int = Field(
         default=512,
         ge=1,

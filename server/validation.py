@@ -85,6 +85,19 @@ def parse_request(model: type[RequestT], raw: bytes, *, strict: bool) -> tuple[R
     return request, unknown
 
 
+def parse_tagged(
+    models: Mapping[str, type[RequestT]], tag: str, raw: bytes, *, strict: bool
+) -> tuple[RequestT, list[str]]:
+    """Like `parse_request`, with the type among `models` that the member `tag` of the object names."""
+    kind = parse_json_object(raw).get(tag)
+    if kind is None:
+        raise MissingParameter(f"Missing required parameter: '{tag}'.", param=tag)
+    if not isinstance(kind, str) or kind not in models:
+        choices = ", ".join(f"'{name}'" for name in models)
+        raise InvalidValue(f"Invalid '{tag}': expected one of {choices}, but got {_described(kind)}.", param=tag)
+    return parse_request(models[kind], raw, strict=strict)
+
+
 def parse_json_object(raw: bytes) -> dict[str, Any]:
     """The JSON object in `raw` (RFC 8259: UTF-8, no NaN, no half surrogates). Raises `InvalidJson`."""
     try:

@@ -1,8 +1,9 @@
-"""Fixtures that many tests need: a checkpoint folder of a tiny model, and a running server of it."""
+"""Fixtures that many tests need: a checkpoint folder of a tiny model, a running server of it, and stores."""
 
 from __future__ import annotations
 
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,13 +14,19 @@ import httpx
 import pytest
 import torch
 import uvicorn
-from fakes import save_tiny_policy
+from databases import KINDS, Postgres
+from fakes import fake_load, save_tiny_policy
 from fastapi import FastAPI
 from openai import OpenAI
+from sqlalchemy import Engine
+from sqlalchemy.engine import URL
 
+from honed.server import policies
 from honed.server.app import create_app
 from honed.server.policies import ServedPolicy, Status
 from honed.server.settings import Settings
+from honed.server.store.database import database_url, open_database
+from honed.server.store.migrations import migrate
 
 torch.set_num_threads(1)  # tiny models gain nothing from more, and threads that wait for each other spin
 
@@ -87,11 +94,47 @@ def http_client(live_server: LiveServer) -> Iterator[httpx.Client]:
         yield client
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    server = Postgres()
+    yield server
+    server.cleanup()
+
+
+@pytest.fixture(params=KINDS)
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> URL:
+    """A store without rows, on either database."""
+    if request.param == "postgresql":
+        server: Postgres = request.getfixturevalue("postgres")
+        return server.new_store()
+    url = database_url(None, tmp_path)
+    migrate(open_database(url))
+    return url
+
+
+@pytest.fixture
+def store(store_url: URL) -> Iterator[Engine]:
+    """The same, opened."""
+    engine = open_database(store_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def fake_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers that are started answer at once, always the same."""
+    monkeypatch.setattr(policies, "load", fake_load)
+
+
 class running:  # noqa: N801 (used as a function is: `with running(settings) as server`)
-    """Starts a server of its own, waits until it is ready, and stops it."""
+    """Starts a server of its own, waits until it is ready, and stops it. It writes to a folder of its own, and remembers
+    nothing, unless the settings say so."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        self._home = tempfile.TemporaryDirectory()
+        own = {"home": Path(self._home.name), "logging": "off"}
+        wanted = {name: value for name, value in own.items() if name not in settings.model_fields_set}
+        self._settings = settings.model_copy(update=wanted)
 
     def __enter__(self) -> LiveServer:
         app = create_app(self._settings)
@@ -111,3 +154,4 @@ class running:  # noqa: N801 (used as a function is: `with running(settings) as 
         self._server.should_exit = True
         self._thread.join()
         self._socket.close()
+        self._home.cleanup()

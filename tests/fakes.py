@@ -1,4 +1,5 @@
-"""Tiny real things: a tokenizer of 268 tokens and random models of four architectures. No download."""
+"""Tiny real things: a tokenizer of 268 tokens and random models of four architectures, and an engine that only
+answers. No download."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,11 +22,19 @@ from transformers import (
 )
 
 from honed.models.checkpoint import Lineage, new_checkpoint_id, save_checkpoint
+from honed.models.detokenizer import TokenBytes
+from honed.models.engine.engine import EngineConfig, EngineStats, Token
+from honed.models.engine.sampler import Sample
+from honed.models.engine.sequence import FinishReason, Sequence
+from honed.models.policy import Policy
+from honed.server.loading import Loaded
+from honed.server.settings import Settings
 
 Architecture = Literal["llama", "qwen3", "gpt2", "gemma3"]
 ARCHITECTURES: tuple[Architecture, ...] = ("llama", "qwen3", "gpt2", "gemma3")
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>")  # ids 0 to 3
+FAKE_ANSWER = "Paris is the capital of France."
 CHATML = (
     "{% for message in messages %}"
     "{% if message['role'] not in ['system', 'user', 'assistant'] %}"
@@ -151,3 +160,58 @@ def save_tiny_policy(
     model = tiny_model(architecture, len(tokenizer), seed, **overrides)
     lineage = Lineage(id=new_checkpoint_id(), name=name, stage="source", source="random", created=datetime.now(UTC))
     return save_checkpoint(folder, model, tokenizer, lineage)
+
+
+class FakeEngine:
+    """Answers every prompt with the same tokens, a token a step, and computes nothing: what is left is the server."""
+
+    def __init__(self, answer_ids: list[int], *, max_sequences: int = 256) -> None:
+        self.config = EngineConfig(num_blocks=1, max_sequences=max_sequences)
+        self._answer = [Sample(token_id, -0.5, (), is_finite=True) for token_id in answer_ids]
+        self._running: dict[Sequence, None] = {}
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._running
+
+    def add(self, sequence: Sequence) -> None:
+        sequence.num_cached = 0
+        self._running[sequence] = None
+
+    def abort(self, sequence: Sequence) -> None:
+        sequence.finish_reason = FinishReason.ABORT
+        self._running.pop(sequence, None)
+
+    def step(self) -> list[Token]:
+        return [self._next(sequence) for sequence in list(self._running)]
+
+    def stats(self) -> EngineStats:
+        return EngineStats(running=len(self._running))
+
+    def _next(self, sequence: Sequence) -> Token:
+        sample = self._answer[sequence.num_output]
+        sequence.token_ids.append(sample.token_id)
+        if sequence.num_output == len(self._answer):
+            sequence.finish_reason = FinishReason.STOP
+        elif sequence.num_output == sequence.params.max_tokens:
+            sequence.finish_reason = FinishReason.LENGTH
+        if sequence.finish_reason is not None:
+            del self._running[sequence]
+        return Token(sequence, sample, sequence.finish_reason)
+
+
+def fake_load(_settings: Settings) -> Loaded:
+    """In the place of `honed.server.policies.load`: answers `FAKE_ANSWER`, whatever is asked."""
+    tokenizer = tiny_tokenizer()
+    policy = Policy(
+        id="ckpt-fake",
+        name="fake",
+        model=tiny_model(),
+        tokenizer=tokenizer,
+        context_length=8192,
+        eos_token_ids=frozenset({2}),
+        vocab_size=len(tokenizer),
+    )
+    answer_ids = [*tokenizer.encode(FAKE_ANSWER, add_special_tokens=False), 2]
+    engine: Any = FakeEngine(answer_ids)
+    return Loaded(policy, engine, TokenBytes(tokenizer), policy.context_length)

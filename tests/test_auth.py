@@ -6,28 +6,30 @@ import pytest
 
 from honed.server.auth import (
     ANONYMOUS,
+    Caller,
     KeyRing,
+    Role,
     is_loopback,
     load_keyring,
     read_keys,
     require_safe_binding,
     short_hash,
 )
-from honed.server.errors import InvalidApiKey
+from honed.server.errors import Forbidden, InvalidApiKey
 
 KEY = "sk-test-0123456789abcdef"
 
 
 def test_a_key_opens_and_gets_a_short_id() -> None:
     ring = KeyRing(["sk-other-0123456789", KEY])
-    assert ring.verify(f"Bearer {KEY}") == ring.verify(f"bearer  {KEY} ") == short_hash(KEY)
-    assert ring.verify("Bearer sk-other-0123456789") != short_hash(KEY)
+    assert ring.verify(f"Bearer {KEY}") == ring.verify(f"bearer  {KEY} ") == Caller(short_hash(KEY))
+    assert ring.verify("Bearer sk-other-0123456789").key_id != short_hash(KEY)
     assert len(short_hash(KEY)) == 12
 
 
 def test_without_keys_everybody_is_anonymous() -> None:
-    assert KeyRing([]).verify(None) == ANONYMOUS
-    assert KeyRing([]).verify("Bearer whatever") == ANONYMOUS
+    """And on loopback, where alone they may be, they may do everything."""
+    assert KeyRing([]).verify(None) == KeyRing([]).verify("Bearer whatever") == Caller(ANONYMOUS, Role.ADMIN)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +54,7 @@ def test_no_key_is_shown_anywhere() -> None:
     assert refused.value.message == "Incorrect API key provided: ****."
 
 
-@pytest.mark.parametrize("key", ["", "two words", "schlüssel", "line\nbreak"])
+@pytest.mark.parametrize("key", ["", "schlüssel", "line\nbreak"])
 def test_keys_that_no_client_could_send_are_refused(key: str) -> None:
     with pytest.raises(ValueError, match="printable ASCII"):
         KeyRing([key])
@@ -62,9 +64,39 @@ def test_keys_come_from_settings_and_file(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text("# staff\nsk-file-0123456789  # Ada\n\n")
     ring = load_keyring([KEY], path)
-    assert ring.verify("Bearer sk-file-0123456789") == short_hash("sk-file-0123456789")
-    assert ring.verify(f"Bearer {KEY}") == short_hash(KEY)
+    assert ring.verify("Bearer sk-file-0123456789").key_id == short_hash("sk-file-0123456789")
+    assert ring.verify(f"Bearer {KEY}").key_id == short_hash(KEY)
     assert load_keyring([], None).is_open
+
+
+def test_a_key_may_have_a_role_and_a_rule_of_its_own() -> None:
+    ring = KeyRing([f"{KEY}  role=labeler logging=opt_in training=deny", "sk-admin-0123456789 role=admin"])
+    assert ring.verify(f"Bearer {KEY}") == Caller(short_hash(KEY), Role.LABELER, "opt_in", denies_training=True)
+    assert ring.verify("Bearer sk-admin-0123456789").role is Role.ADMIN
+
+
+@pytest.mark.parametrize("options", ["role=king", "logging=some", "training=maybe", "colour=red", "role", "admin"])
+def test_options_that_a_key_does_not_have_are_refused(options: str) -> None:
+    with pytest.raises(ValueError, match="API key"):
+        KeyRing([f"{KEY} {options}"])
+
+
+def test_a_role_may_do_what_the_lesser_ones_may() -> None:
+    client, labeler, admin = (Caller("x", role) for role in Role)
+    for caller in (labeler, admin):
+        caller.require(Role.LABELER)
+    with pytest.raises(Forbidden, match="'labeler'"):
+        client.require(Role.LABELER)
+    with pytest.raises(Forbidden, match="'admin'"):
+        labeler.require(Role.ADMIN)
+    assert (client.scope, labeler.scope, admin.scope) == ("x", "x", None)
+
+
+def test_a_ring_knows_whether_anything_may_be_kept() -> None:
+    assert KeyRing([]).keeps("all")
+    assert not KeyRing([]).keeps("off")
+    assert KeyRing([f"{KEY} logging=all", "sk-other"]).keeps("off")
+    assert not KeyRing([f"{KEY} logging=off"]).keeps("all")
 
 
 def test_a_file_of_no_use_never_opens_the_server(tmp_path: Path) -> None:

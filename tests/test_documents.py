@@ -18,7 +18,8 @@ from conftest import LiveServer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from honed.cli import READY, app
+from honed.cli import app
+from honed.cli.serving import READY
 from honed.server.settings import ENV_PREFIX, Settings
 
 ROOT = Path(__file__).parent.parent
@@ -188,15 +189,14 @@ def test_links_and_named_files_exist(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (path.parent / target).exists(), f"{path.name} links to {target}"
-    for name in re.findall(r"`((?:models|server|clients|tests|docs)/[\w./-]+)`", text):
+    for name in re.findall(r"`((?:models|server|clients|tests|docs|cli)/[\w./-]+)`", text):
         assert (ROOT / name).exists(), f"{path.name} names {name}"
 
 
 def test_the_tree_names_files_that_exist() -> None:
     tree = README.partition("## The tree")[2].partition("\n## ")[0]
-    on_disk = {path.name for room in ("models", "server", "clients") for path in (ROOT / room).rglob("*.py")} | {
-        "cli.py"
-    }
+    rooms = ("models", "server", "clients", "cli")
+    on_disk = {path.name for room in rooms for path in (ROOT / room).rglob("*.py")}
     named = set(re.findall(r"\b\w+\.py\b", tree))
     assert len(named) > 10
     assert named <= on_disk

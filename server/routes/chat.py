@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import secrets
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -19,12 +18,15 @@ from honed.server.admission import (
     tokenize,
 )
 from honed.server.answering import respond, start
+from honed.server.consent import Consent
 from honed.server.errors import InvalidValue
-from honed.server.generation import Delta, Generation, Prompt
+from honed.server.generation import Prompt
 from honed.server.logprobs import chat_logprobs
 from honed.server.policies import ServedPolicy
+from honed.server.remembering import AskedPrompt, Exchange, completion_id, consent_of
 from honed.server.routes.document import document
 from honed.server.streaming import padding
+from honed.server.transcript import Delta
 from honed.server.wire.chat import (
     ChatChoice,
     ChatChunkChoice,
@@ -44,14 +46,36 @@ router = APIRouter()
 @router.post("/v1/chat/completions", **document(ChatCompletionRequest, ChatCompletion, ChatCompletionChunk))
 async def create_chat_completion(http: Request) -> Response:
     """An answer to a conversation, whole or as server-sent events."""
-    identify(http)
+    caller = identify(http)
     request, unknown = await read_request(http, ChatCompletionRequest)
     note_end_user(http, request.end_user)
+    consent = consent_of(http, caller, request.store)
+    require_kept(request.metadata, consent)
     served = http.app.state.service.named(request.model)
     require_capacity(served, request.n, "n")
     prompt = await _prompt(request, served)
-    generation = start(http, request, served, [prompt])
-    return await respond(http, request, generation, ChatAnswer(request, served, generation, prompt.ids), unknown)
+    created_s = time.time()
+    exchange = Exchange(
+        endpoint="chat",
+        http=http,
+        request=request,
+        caller=caller,
+        consent=consent,
+        served=served,
+        generation=start(http, request, served, [prompt]),
+        prompts=[AskedPrompt([for_template(message) for message in request.messages])],
+        id=completion_id("chat", created_s),
+        created_s=created_s,
+        end_user=request.end_user,
+        tags=request.metadata,
+    )
+    return await respond(exchange, ChatAnswer(exchange, request, prompt.ids), unknown)
+
+
+def require_kept(metadata: Mapping[str, str], consent: Consent) -> None:
+    """OpenAI's rule. Raises InvalidValue."""
+    if metadata and not consent.retrievable:
+        raise InvalidValue("Invalid 'metadata': it is only allowed when the completion is stored.", param="metadata")
 
 
 async def _prompt(request: ChatCompletionRequest, served: ServedPolicy) -> Prompt:
@@ -73,20 +97,15 @@ async def _prompt(request: ChatCompletionRequest, served: ServedPolicy) -> Promp
 class ChatAnswer:
     """One request's deltas in OpenAI's shapes: `whole` or `lines`, one of the two, once."""
 
-    def __init__(
-        self,
-        request: ChatCompletionRequest,
-        served: ServedPolicy,
-        generation: Generation,
-        prompt_ids: list[int],
-    ) -> None:
+    def __init__(self, exchange: Exchange, request: ChatCompletionRequest, prompt_ids: list[int]) -> None:
+        served = exchange.served
         self._request = request
         self._served = served
-        self._generation = generation
+        self._generation = exchange.generation
         self._prompt_ids = prompt_ids if request.return_token_ids else None
         self._envelope: dict[str, Any] = {
-            "id": f"chatcmpl-{secrets.token_hex(16)}",
-            "created": int(time.time()),
+            "id": exchange.id,
+            "created": int(exchange.created_s),
             "model": served.policy.name,
             "system_fingerprint": served.policy.id,
             "service_tier": "default" if request.service_tier else None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -19,11 +18,14 @@ from honed.server.admission import (
     tokenize,
 )
 from honed.server.answering import respond, start
-from honed.server.generation import Delta, Generation, Prompt
+from honed.server.generation import Prompt
 from honed.server.logprobs import CompletionTokenWriter
 from honed.server.policies import ServedPolicy
+from honed.server.remembering import AskedPrompt, Exchange, completion_id, consent_of
 from honed.server.routes.document import document
+from honed.server.store.exchange.records import TEXT_ROLE
 from honed.server.streaming import padding
+from honed.server.transcript import Delta
 from honed.server.wire.completions import Completion, CompletionChoice, CompletionRequest
 from honed.server.wire.usage import Usage
 
@@ -33,14 +35,36 @@ router = APIRouter()
 @router.post("/v1/completions", **document(CompletionRequest, Completion, Completion))
 async def create_completion(http: Request) -> Response:
     """Continuations of prompts, whole or as server-sent events."""
-    identify(http)
+    caller = identify(http)
     request, unknown = await read_request(http, CompletionRequest)
     note_end_user(http, request.end_user)
+    consent = consent_of(http, caller)
     served = http.app.state.service.named(request.model)
     require_capacity(served, len(request.prompts) * request.n, "n" if request.n > 1 else "prompt")
     prompts = await _prompts(request, served)
-    generation = start(http, request, served, prompts)
-    return await respond(http, request, generation, CompletionAnswer(request, served, generation, prompts), unknown)
+    created_s = time.time()
+    exchange = Exchange(
+        endpoint="text",
+        http=http,
+        request=request,
+        caller=caller,
+        consent=consent,
+        served=served,
+        generation=start(http, request, served, prompts),
+        prompts=[_asked(prompt, served) for prompt in request.prompts] if consent.is_kept else [],
+        id=completion_id("text", created_s),
+        created_s=created_s,
+        end_user=request.end_user,
+    )
+    return await respond(exchange, CompletionAnswer(exchange, request, prompts), unknown)
+
+
+def _asked(prompt: str | list[int], served: ServedPolicy) -> AskedPrompt:
+    """For the store, which keeps texts: token ids are kept beside theirs."""
+    if isinstance(prompt, str):
+        return AskedPrompt([{"role": TEXT_ROLE, "content": prompt}])
+    text = b"".join(map(served.token_bytes.display_bytes, prompt)).decode("utf-8", "replace")
+    return AskedPrompt([{"role": TEXT_ROLE, "content": text}], prompt)
 
 
 async def _prompts(request: CompletionRequest, served: ServedPolicy) -> list[Prompt]:
@@ -67,17 +91,16 @@ async def _prompts(request: CompletionRequest, served: ServedPolicy) -> list[Pro
 class CompletionAnswer:
     """One request's deltas in OpenAI's shape: `whole` or `lines`, one of the two, once."""
 
-    def __init__(
-        self, request: CompletionRequest, served: ServedPolicy, generation: Generation, prompts: list[Prompt]
-    ) -> None:
+    def __init__(self, exchange: Exchange, request: CompletionRequest, prompts: list[Prompt]) -> None:
+        served, generation = exchange.served, exchange.generation
         self._request = request
         self._generation = generation
         self._prompts = prompts
         count = generation.num_choices
         self._token_writers = [CompletionTokenWriter(served.token_bytes) for _ in range(count)]
         self._envelope: dict[str, Any] = {
-            "id": f"cmpl-{secrets.token_hex(16)}",
-            "created": int(time.time()),
+            "id": exchange.id,
+            "created": int(exchange.created_s),
             "model": served.policy.name,
             "system_fingerprint": served.policy.id,
         }

@@ -13,19 +13,27 @@ from honed.server.wire.response import ResponsePart
 _REF = "#/components/schemas/{model}"
 
 
+def body_of(*requests: type[BaseModel]) -> dict[str, Any]:
+    """`openapi_extra` of a route that reads its own body, which is one of `requests`."""
+    schemas = [request.model_json_schema(ref_template=_REF) for request in requests]
+    definitions = {name: one for schema in schemas for name, one in schema.pop("$defs", {}).items()}
+    schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+    return {
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+        "x-definitions": definitions,
+    }
+
+
 def document(request: type[BaseModel], response: type[ResponsePart], chunk: type[ResponsePart]) -> dict[str, Any]:
     """Keyword arguments for a route that reads its own body; `chunk` is what it streams. The types' definitions go
     into the document's components, by way of `add_components`."""
-    body = request.model_json_schema(ref_template=_REF)
+    body = body_of(request)
     line = chunk.model_json_schema(ref_template=_REF, mode="serialization")
-    definitions = body.pop("$defs", {}) | line.pop("$defs", {}) | {chunk.__name__: line}
+    body["x-definitions"] |= line.pop("$defs", {}) | {chunk.__name__: line}
     return {
         "response_model": None,
         "responses": {200: {"model": response, "content": _events(chunk)}, "default": {"model": ErrorBody}},
-        "openapi_extra": {
-            "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
-            "x-definitions": definitions,
-        },
+        "openapi_extra": body,
     }
 
 

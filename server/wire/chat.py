@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from honed.server.wire.logprobs import ChatLogprobs
 from honed.server.wire.messages import Message
+from honed.server.wire.metadata import Metadata
 from honed.server.wire.request import DEPRECATED, INT64_MAX
 from honed.server.wire.response import FinishReason, ResponsePart, omitted_when_none
 from honed.server.wire.sampling import SamplingRequest
@@ -39,6 +40,11 @@ class ChatCompletionRequest(SamplingRequest):
         default=None, json_schema_extra=DEPRECATED, description=CACHED_ANYWAY
     )
 
+    store: bool | None = Field(
+        default=None, description="Whether the completion is remembered; unset, the server's rule decides."
+    )
+    metadata: Metadata = Field(default={}, description="Stored with the completion, which can be listed by it.")
+
     response_format: Annotated[Any, Unsupported({"type": "text"}, code="unsupported_value")] = None
     tools: Annotated[Any, Unsupported([])] = None
     tool_choice: Annotated[Any, Unsupported("none")] = None
@@ -52,8 +58,6 @@ class ChatCompletionRequest(SamplingRequest):
     reasoning_effort: Annotated[Any, Unsupported()] = None
     verbosity: Annotated[Any, Unsupported()] = None
     moderation: Annotated[Any, Unsupported()] = None
-    store: Annotated[Any, Unsupported(False)] = None
-    metadata: Annotated[Any, Unsupported({})] = None
     prompt_cache_options: Annotated[Any, Unsupported()] = None
 
     @property

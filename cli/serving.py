@@ -1,8 +1,4 @@
-"""The command line: `honed serve | pull | chat | bench`.
-
-The one place that knows all folders. `serve` and `pull` import theirs when they are called, so that the clients, which
-need neither torch nor a server, start at once.
-"""
+"""`honed serve` and `honed pull`."""
 
 from __future__ import annotations
 
@@ -12,12 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from honed.clients.bench import bench
-from honed.clients.terminal import chat
-
-ABOUT = "Serve a chat model behind the OpenAI API, talk to it, measure it."
-
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=ABOUT)
+from honed.cli.failure import fail
 
 READY = """
 {model} answers on {url}
@@ -33,7 +24,6 @@ READY = """
 """
 
 
-@app.command()
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on; not loopback needs an API key.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
@@ -45,6 +35,10 @@ def serve(
     max_model_len: Annotated[int | None, typer.Option(help="Longest prompt and answer, in tokens.")] = None,
     kv_cache_gib: Annotated[float | None, typer.Option(help="Memory for keys and values, in GiB.")] = None,
     drain_timeout: Annotated[float | None, typer.Option(help="Seconds that answers may go on after SIGTERM.")] = None,
+    database_url: Annotated[
+        str | None, typer.Option(help="The store; SQLite in HONED_HOME unless it is postgresql+psycopg://...")
+    ] = None,
+    logging: Annotated[str | None, typer.Option(help="Completions to remember: all, opt_in or off.")] = None,
     strict: Annotated[bool | None, typer.Option(help="Refuse parameters that nobody knows.")] = None,
 ) -> None:
     """Serve a model behind the OpenAI API. Every option and more can be set in the environment as HONED_..."""
@@ -64,14 +58,17 @@ def serve(
         "max_model_len": max_model_len,
         "kv_cache_gib": kv_cache_gib,
         "drain_timeout_s": drain_timeout,
+        "database_url": database_url,
+        "logging": logging,
         "strict": strict,
     }
     try:
         settings = Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        raise _fail("; ".join(map(_problem, error.errors()))) from None
+        raise fail("; ".join(map(_problem, error.errors()))) from None
 
     from honed.server.serve import serve as run
+    from honed.server.store.database import StoreError
 
     def announce(url: str, name: str) -> None:
         python_key = "YOUR_KEY" if settings.api_keys or settings.api_keys_file else "unused"
@@ -80,12 +77,11 @@ def serve(
 
     try:
         status = run(settings, on_ready=announce)
-    except (ValueError, SourceError) as error:
-        raise _fail(str(error)) from None
+    except (ValueError, SourceError, StoreError) as error:
+        raise fail(str(error)) from None
     raise typer.Exit(status)
 
 
-@app.command()
 def pull(
     name: Annotated[str, typer.Argument(help="A folder, a hub id, or smollm2-135m-instruct.")],
 ) -> None:
@@ -96,7 +92,7 @@ def pull(
     try:
         folder = fetch(name, honed_home())
     except SourceError as error:
-        raise _fail(str(error)) from None
+        raise fail(str(error)) from None
     print(folder)
 
 
@@ -105,12 +101,3 @@ def _problem(error: Mapping[str, Any]) -> str:
     name = ".".join(map(str, error["loc"]))
     message = str(error["msg"]).removeprefix("Value error, ")
     return f"{name}: {message}" if name else message
-
-
-def _fail(message: str) -> typer.Exit:
-    typer.echo(f"honed: {message}", err=True)
-    return typer.Exit(1)
-
-
-app.command("chat")(chat)
-app.command("bench")(bench)

@@ -1,0 +1,20 @@
+"""The command line: the one place that knows all folders.
+
+The commands of the server and the store import what they need when they are called, so that the clients, which need
+neither torch nor a database, start at once.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from honed.cli.serving import pull, serve
+from honed.cli.store import consent, erase, migrate
+from honed.clients.bench import bench
+from honed.clients.terminal import chat
+
+ABOUT = "Serve a chat model behind the OpenAI API, talk to it, measure it, and remember what its users said."
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=ABOUT)
+for command in (serve, pull, chat, bench, migrate, consent, erase):
+    app.command()(command)

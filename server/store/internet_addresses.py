@@ -1,0 +1,117 @@
+"""Finds e-mail addresses (of any script) and IP addresses.
+
+What looks like one and is none stays: `git@host:path`, decorators, matrix products, `package@1.2.3`, version numbers of
+four parts, section numbers, Python slices, C++ scopes. Addresses that are the same on every machine (loopback,
+unspecified, net masks) say nothing about anybody and stay as well.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Final
+
+from honed.server.store.number_labels import label_before
+from honed.server.store.text_spans import Span, walk
+
+# Scripts that are written without spaces run into the address, so a part of it is of one script only.
+_LATIN = "A-Za-z0-9À-ÖØ-öø-ɏ"
+_FOREIGN = "\u0250-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\u30ff\u3400-\u9fff\ua000-\ufdff\ufe70-\ufeff\U00010000-\U0003ffff"
+_LABEL = rf"(?:[{_LATIN}](?:[{_LATIN}_-]{{0,62}}[{_LATIN}])?|[{_FOREIGN}][{_FOREIGN}0-9-]{{0,62}})"
+_TOP = rf"(?:xn--[A-Za-z0-9-]{{2,59}}|[A-Za-zÀ-ÖØ-öø-ɏ]{{2,24}}|[{_FOREIGN}]{{2,24}})(?![{_LATIN}_])"
+_EMAIL = re.compile(
+    rf"""(?:(?<![{_LATIN}_.+@-])[{_LATIN}_][{_LATIN}_.+&'~-]{{0,63}}+
+        |(?<![{_FOREIGN}_.+@-])[{_FOREIGN}][{_FOREIGN}0-9_.+-]{{0,63}}+
+        |"[^"\s@]{{1,62}}")
+        (?:@|%40)
+        (?P<domain>(?:{_LABEL}\.){{1,8}}{_TOP})""",
+    re.VERBOSE,
+)
+_SHELL_TARGET = re.compile(r"\b(?:ssh|scp|sftp|rsync|mosh|sshfs|ssh-copy-id)\s(?:-\S+\s(?:\S+\s)?){0,4}$")
+_MESSAGE_ID = re.compile(r"(?i)(?:message-id|in-reply-to|references|content-id|cid)\W{1,4}$")
+_NO_TOP_LEVEL: Final = frozenset(
+    "png jpg jpeg gif svg webp avif ico bmp tiff pdf css scss js jsx tsx mjs json yaml yml toml xml html txt log csv lock "
+    "exe dll dylib jar whl gz tgz dtype shape grad numpy transpose diag item sum mean local localhost internal invalid "
+    "next beta alpha rc latest canary".split()
+)
+
+
+def find_emails(seen: str) -> list[Span]:
+    if "@" not in seen and "%40" not in seen:
+        return []
+    return [found.span() for found in _EMAIL.finditer(seen) if _is_email(seen, found)]
+
+
+def _is_email(seen: str, found: re.Match[str]) -> bool:
+    start, end = found.span()
+    before, after = seen[max(0, start - 48) : start], seen[end : end + 2]
+    local, domain = seen[start : found.start("domain")].rstrip("@"), found["domain"]
+    if after[:1] in ("(", "[") and after[:1] or after in (":/", ":~"):
+        return False  # a call of a product's method; a path on a server
+    if domain.rpartition(".")[2].lower() in _NO_TOP_LEVEL or re.match(r"v?\d+\.\d", domain):
+        return False
+    if local == "git" or local.startswith("%40") or _SHELL_TARGET.search(before) or _MESSAGE_ID.search(before):
+        return False
+    # The user in `https://user@host`: not an address, and a password there is another finder's.
+    scheme, slashes, rest = before.rpartition("://")
+    return not (slashes and re.fullmatch(r"[^/\s?#]*", rest) and not scheme.endswith("mailto"))
+
+
+_QUAD = re.compile(r"[0-9](?<![\w.].)(?=[0-9]{0,2}\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9])", re.ASCII)
+_QUAD_END = re.compile(r"(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![\w%])(?!\.\w)(?![-+](?:[a-z]))", re.ASCII)
+_PRODUCT_BEFORE = re.compile(r"[A-Za-z]{2,}[-_]$|[A-Za-z]{3,}/$|(?:==|>=|<=|~=|~>|\^|~)\s?$|§\s?$|\b[vV]\.? $")
+_HEADING = re.compile(r"(?:^|\n)[#*\s]*$")
+_TITLE_AFTER = re.compile(r"\.?[ \t]+[A-ZÀ-Þ][a-zß-ÿ]")
+_LARGEST_SECTION = 40
+
+_COLONS = re.compile(r"[0-9A-Fa-f:](?<![\w:.].)(?=[0-9A-Fa-f]{0,3}:[0-9A-Fa-f:])", re.ASCII)
+_COLONS_END = re.compile(
+    r"(?:[0-9A-Fa-f]{0,4}:){2,7}(?:[0-9]{1,3}(?:\.[0-9]{1,3}){3}|[0-9A-Fa-f]{0,4})(?:%[A-Za-z0-9]{1,15})?(?![\w:])(?!\.\w)",
+    re.ASCII,
+)
+
+
+def find_ips(seen: str) -> list[Span]:
+    spans: list[Span] = []
+    if seen.count(":") >= 2:
+        spans += walk(seen, "ip", _COLONS, lambda start, before: _version_6(seen, start))
+    if seen.count(".") >= 3:
+        taken = {stop for _, stop in spans}  # `::ffff:192.0.2.1` is one address
+        quads = walk(seen, "ip", _QUAD, lambda start, before: _version_4(seen, start, before))
+        spans += [span for span in quads if span[1] not in taken]
+    return sorted(spans)
+
+
+def _version_4(seen: str, start: int, before: str) -> int:
+    found = _QUAD_END.match(seen, start)
+    if not found or not _is_somebodys(found[0]):
+        return 0
+    label = label_before(before)
+    if (label and label.meaning == "version" and label.tight) or _PRODUCT_BEFORE.search(before):
+        return 0
+    small = all(int(part) <= _LARGEST_SECTION for part in found[0].split("."))
+    if small and _HEADING.search(before) and _TITLE_AFTER.match(seen, found.end()):
+        return 0
+    return found.end()
+
+
+def _version_6(seen: str, start: int) -> int:
+    found = _COLONS_END.match(seen, start)
+    if not found:
+        return 0
+    groups = [group for group in found[0].partition("%")[0].split(":") if group]
+    # Clocks, MAC addresses, slices and scopes have short groups or no digit.
+    if len(groups) < 1 or max(map(len, groups)) < 3 or not any(char.isdigit() for char in found[0]):
+        return 0
+    if len(groups) < 3 and len(groups[0]) < 4 and "." not in found[0]:
+        return 0
+    return found.end() if _is_somebodys(found[0]) else 0
+
+
+def _is_somebodys(address: str) -> bool:
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    is_mask = address.startswith("255.") or address.endswith(".0.0.0")
+    return not (is_mask or parsed.is_loopback or parsed.is_unspecified)
