@@ -9,6 +9,7 @@ from __future__ import annotations
 import typer
 
 from honed.cli.serving import pull, serve
+from honed.cli.statistics import stats
 from honed.cli.store import consent, erase, migrate
 from honed.clients.bench import bench
 from honed.clients.terminal import chat
@@ -16,5 +17,5 @@ from honed.clients.terminal import chat
 ABOUT = "Serve a chat model behind the OpenAI API, talk to it, measure it, and remember what its users said."
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=ABOUT)
-for command in (serve, pull, chat, bench, migrate, consent, erase):
+for command in (serve, pull, chat, bench, migrate, consent, erase, stats):
     app.command()(command)

@@ -87,8 +87,10 @@ CHAT_ROWS = [
     (chat(tools=[{"type": "function", "function": {"name": "f"}}]), "unsupported_parameter", "tools"),
     (chat(tool_choice="auto"), "unsupported_parameter", "tool_choice"),
     (chat(functions=[{"name": "f"}]), "unsupported_parameter", "functions"),
-    (chat(store=True), "unsupported_parameter", "store"),
-    (chat(metadata={"a": "b"}), "unsupported_parameter", "metadata"),
+    (chat(store=True), "unsupported_value", "store"),  # this server keeps nothing
+    (chat(store="yes"), "invalid_type", "store"),
+    (chat(metadata={"a": "b"}), "invalid_value", "metadata"),
+    (chat(metadata={"a": 5}), "invalid_type", "metadata.a"),
     (chat(audio={"voice": "alloy"}), "unsupported_parameter", "audio"),
     (chat(modalities=["audio"]), "unsupported_parameter", "modalities"),
     (chat(prediction={"type": "content", "content": "a"}), "unsupported_parameter", "prediction"),
@@ -162,7 +164,7 @@ def test_unknown_models(http_client: httpx.Client, path: str) -> None:
     assert "gpt-4o" in error_of(response)["message"]
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/nothing", "/v1/chat/completions/x", "/v2/chat/completions"])
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/nothing", "/v1/chat/completions/x/y", "/v2/chat/completions"])
 def test_unknown_paths(http_client: httpx.Client, path: str) -> None:
     assert seen(http_client.post(path, json=CHAT)) == (404, INVALID, "not_found", None)
 
@@ -170,7 +172,7 @@ def test_unknown_paths(http_client: httpx.Client, path: str) -> None:
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("GET", "/v1/chat/completions"),
+        ("PUT", "/v1/chat/completions"),
         ("PUT", "/v1/completions"),
         ("POST", "/v1/models"),
         ("DELETE", "/v1/models/tiny"),
@@ -213,7 +215,8 @@ def test_the_right_key_opens_and_probes_need_none(guarded: LiveServer) -> None:
     headers = {"authorization": f"Bearer {KEY}"}
     assert httpx.post(f"{guarded.url}/v1/completions", json=LEGACY, headers=headers).status_code == 200
     assert httpx.get(f"{guarded.url}/v1/models", headers=headers).status_code == 200
-    assert httpx.get(f"{guarded.url}/health").json() == {"status": "ready", "model": "tiny", "detail": None}
+    health = httpx.get(f"{guarded.url}/health").json()
+    assert (health["status"], health["model"], health["detail"]) == ("ready", "tiny", None)
     assert httpx.get(f"{guarded.url}/metrics").status_code == 200
 
 

@@ -61,14 +61,14 @@ def test_names_of_the_policy_in_service(tiny_checkpoint: Path) -> None:
 
 def test_a_cache_smaller_than_the_context_shortens_it(tiny_checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
     """256 bytes a token: 0.0001 GiB hold 416 of the context's 512 tokens."""
-    assert load(Settings(model=str(tiny_checkpoint), kv_cache_gib=0.0001)).context_length == 416
+    assert load(Settings(model=str(tiny_checkpoint), dtype="float32", kv_cache_gib=0.0001)).context_length == 416
     assert "shortened from 512 to the 416 tokens" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"kv_cache_gib": 0.0001, "max_model_len": 417}, r"holds 416 tokens.*HONED_KV_CACHE_GIB"),
+        ({"dtype": "float32", "kv_cache_gib": 0.0001, "max_model_len": 417}, r"holds 416 tokens.*HONED_KV_CACHE_GIB"),
         ({"kv_cache_gib": 0.001, "max_model_len": 513}, r"HONED_MAX_MODEL_LEN is 513.*512 tokens"),
         ({"kv_cache_gib": 0.000001}, r"holds no token.*HONED_KV_CACHE_GIB"),
     ],

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import count as numbers
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -294,5 +295,5 @@ def test_what_was_erased_while_it_was_read_is_left_out(store: Engine) -> None:
     put(store, [1, 2])
     with reading(store) as connection:
         first, second = connection.execute(batch_query(LOWEST, HIGHEST, 10)).all()
-        rows = [first._replace(prompt_id="erased"), second]
+        rows = [SimpleNamespace(**dict(first._mapping) | {"prompt_id": "erased"}), second]
         assert [each.prefix for each in sampling._loaded(connection, rows)] == [2]

@@ -29,6 +29,8 @@ def test_the_environment_sets_every_field(monkeypatch: pytest.MonkeyPatch) -> No
         "device": "cuda:1", "api_keys": "a, b,,", "api_keys_file": "/tmp/k", "max_queue": "2",
         "max_body_bytes": "2048",
         "request_timeout_s": "3.5", "drain_timeout_s": "0", "strict": "true", "max_batch_tokens": "4",
+        "database_url": "postgresql://x", "logging": "off", "originals_key": "k", "retention_days": "7",
+        "journal_max_bytes": "1048576",
         "max_sequences": "5", "kv_cache_gib": "1.5", "max_model_len": "6", "log_level": "debug",
     }  # fmt: skip
     assert set(values) == set(Settings.model_fields)

@@ -44,37 +44,68 @@ MAX_ASIDE_CHARS: Final = 90  # a longer last sentence without a verb that asks i
 MIN_PASSAGE_CHARS: Final = 15  # of text set apart by a line's end, a colon or quotes
 MIN_LOOSE_PASSAGE_CHARS: Final = 40  # of sentences that are not: they may be details of the request
 LONG_PASSAGE_CHARS: Final = 250
+MANY_SENTENCES_CHARS: Final = 130
+LONG_REQUEST_CHARS: Final = 60
 HAN_CHARS: Final = 3  # a Chinese character says about as much as so many letters
 SHORT_ASK_WORDS: Final = 6
+MAX_COMMAND_WORDS: Final = 15
+MIN_MISSPELT_CHARS: Final = 6  # shorter words have too many neighbours
 SILENCE: Final = 1.5  # what the cues must outvote before a prompt is anything but `other`
 
 ON_TEXT: Final = ("rewrite", "summarization", "classification", "closed_qa", "extraction")
-_ASIDES: Final = (*ON_TEXT, "brainstorming")
 # Who wins a tie: the more particular a category's cues are.
 _PRIORITY: Final = ("chat", "brainstorming", "summarization", "extraction", "classification", "rewrite", "closed_qa")
 _PRIORITIES: Final = (*_PRIORITY, *(category for category in CATEGORIES if category not in _PRIORITY))
 
 _PIECE: Final = re.compile(r"(?:[^.!?:\n]+|[.!?:](?=\S))+[.!?:]*|[.!?:]+|\n+")
 _QUOTED: Final = re.compile(
-    r'"""(?:.+?)(?:"""|$)|```(?:.+?)(?:```|$)|"[^"\n]{12,}"|(?<!\w)\'(?:[^\'\n]|(?<=\w)\'(?=\w)){12,}\'(?!\w)', re.DOTALL
+    r'"""(?:.+?)(?:"""|$)|```(?:.+?)(?:```|$)|"[^"\n]{12,}"|(?<!\w)\'(?:[^\'\n]|(?<=\w)\'(?=\w)){12,}\'(?!\w)',
+    re.DOTALL,
 )
 _CHOICES: Final = re.compile(r"[\s(]a ?[.):] .+[\s(]b ?[.):] ", re.DOTALL)
 _OPTIONS: Final = re.compile(r"[(\[][a-z ]{1,20}(?:(?:/| or |, )[a-z ]{1,20})+[)\]]")
 _LABEL: Final = re.compile(r"\n *([a-z]+)[a-z ]{0,20}:")
 _ARROW: Final = re.compile(r" (?:[-=]>|--?|—|–) | ?->$")
 _PERSONAL: Final = re.compile(r" (?:i|my|im|ive|we|our|ich|mein|meine|je|mon|ma|mi|eu|meu) ")
-_TO_YOU: Final = re.compile(r"(?<! how do)(?<! can)(?<! should)(?<! what do)(?<! if)(?<! when) (?:you|your|youre|u|ur|du|tu) ")
-_PLURAL: Final = re.compile(r" \. (?:which|what|who are the|what are the|welche|quels|quelles) (?!is |was |does |has )[a-z]+(?:s|en) ")
-_HEAD_NOUN: Final = re.compile(r" ([a-z]+) (?:for|about|of|in|on|where) ")
+_TO_YOU: Final = re.compile(
+    r"(?<! how do)(?<! can)(?<! should)(?<! what do)(?<! if)(?<! when) (?:you|your|youre|u|ur|du|tu) "
+)
+_PLURAL: Final = re.compile(
+    r" \. (?:which|what|who are the|what are the|welche|quels|quelles) (?:(?!is |was |does |has |one )[a-z]+ ){0,1}(?!is |was |does |has |this )[a-z]+(?:s|en) "
+)
+_HEAD_NOUN: Final = re.compile(r" ([a-z]+) (for|about|of|in|on|where|to|that|which|besides|between|than) ")
 _DASHES: Final = (" -", "->", "=>", "—", "–")
+_ITEMS: Final = re.compile(r" \. (?:[a-z]+ ){0,2}[a-z]+s (?:and [a-z]+ )?\.")
+_YOU: Final = re.compile(r" (?:you|your|youre|you're|u|ur|du|tu) ")
 _HAN: Final = re.compile("[\u4e00-\u9fff]")
 _ACCENTS: Final = re.compile("[\u0300-\u036f]")
-_BARE: Final = {ord(mark): " " for mark in '!"#$%&()*+,-.:;<=>?@[\\]^_`{|}~¿¡…、，。！；'} | {ord("/"): " or ", ord("'"): None}
-_PLAIN: Final = {"’": "'", "‘": "'", "“": '"', "”": '"', "„": '"', "«": '"', "»": '"', "：": ": ", "？": "? ", "。": ". "}
-_NUMBERS: Final = frozenset("two three four five six seven eight nine ten zwei drei funf zehn trois cinq dix tres cinco".split())
+_BARE: Final = {ord(mark): " " for mark in '!"#$%&()*+,-.:;<=>?@[\\]^_`{|}~¿¡…、，。！；'} | {
+    ord("/"): " or ",
+    ord("'"): None,
+}
+_PLAIN: Final = {
+    "’": "'",
+    "‘": "'",
+    "“": '"',
+    "”": '"',
+    "„": '"',
+    "«": '"',
+    "»": '"',
+    "：": ": ",
+    "？": "? ",
+    "。": ". ",
+}
+_SAME: Final = {
+    **dict.fromkeys(
+        "two three four five six seven eight nine ten zwei drei funf zehn trois cinq dix tres cinco".split(), "#"
+    ),
+    "oder": "or",
+}
 _GREETINGS: Final = frozenset("hi hey heyy hii hello hallo hola bonjour salut ola guten good".split())
 _EVERYWHERE: Final = frozenset("given what which write the".split())
-_UNFINISHED: Final = frozenset("the a an is and of to was were she he in with which because but or then his her".split())
+_UNFINISHED: Final = frozenset(
+    "the a an is and of to was were she he in with which because but or then his her".split()
+)
 
 
 class _Cue(NamedTuple):
@@ -131,18 +162,41 @@ def _cues() -> dict[str, list[_Cue]]:
 _CUES: Final = _cues()
 
 
-def _openings(min_weight: float, but: str) -> dict[str, tuple[str, ...]]:
-    """What a sentence that asks begins with, by its first word, for all categories but one."""
+def _openings(min_weight: float, but: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """What a sentence that asks begins with, by its first word, for all categories but some."""
     found: dict[str, tuple[str, ...]] = {}
-    for cue in (cue for cues in _CUES.values() for cue in cues if cue.weight >= min_weight and cue.category != but):
+    for cue in (cue for cues in _CUES.values() for cue in cues if cue.weight >= min_weight and cue.category not in but):
         if len(cue.parts) == 1 and cue.parts[0].startswith(" . "):
             words = cue.parts[0].removeprefix(" .")
             found[words.split()[0]] = (*found.get(words.split()[0], ()), words)
     return found
 
 
-_OPENINGS: Final = _openings(3, but="chat")
-_LEADS: Final = _openings(1, but="")
+_ASIDES: Final = {
+    word: [cue for cue in cues if cue.weight >= 4 and cue.category in (*ON_TEXT, "brainstorming")]
+    for word, cues in _CUES.items()
+}
+_OPENINGS: Final = _openings(3, but=("chat", "other"))
+_LEADS: Final = _openings(1, but=())
+
+
+def _without_one_letter(word: str) -> set[str]:
+    return {word[:i] + word[i + 1 :] for i in range(len(word))}
+
+
+_MISSPELT: Final = {
+    variant: word
+    for word in _OPENINGS
+    if len(word) >= MIN_MISSPELT_CHARS
+    for variant in (word, *_without_one_letter(word))
+}
+
+
+def _spelt(word: str) -> str:
+    """The verb that asks which is at most one slip of the fingers away from `word`, or `word`."""
+    if len(word) < MIN_MISSPELT_CHARS - 1 or word in _LEADS or word in _CUES or word in QUESTION_WORDS:
+        return word
+    return next((_MISSPELT[v] for v in (word, *_without_one_letter(word)) if v in _MISSPELT), word)
 
 
 def classify(prompt: str) -> str:
@@ -157,8 +211,8 @@ def _scores(prompt: str) -> dict[str, float]:
         for parts, category, weight in _CUES.get(word, ()):
             if _present(parts, reading.ask):
                 scores[category] += weight
-    if reading.num_words > 2 * SHORT_ASK_WORDS:
-        scores["other"] = 0.0  # a command to a machine is short
+    if reading.num_words > MAX_COMMAND_WORDS or reading.given_chars >= MIN_PASSAGE_CHARS:
+        scores["other"] = 0.0  # a command to a machine is short and comes alone
     scores["other"] += SILENCE
     _weigh_labels(reading, scores)
     if reading.passage:
@@ -193,7 +247,7 @@ def _read(text: str) -> _Reading:
     ask = GIVEN.sub(" given", " . " + " . ".join([*(_numbered(s.words) for s in asks), ""]))
     question = any(s.mark == "?" or s.first in QUESTION_WORDS for s in asks)
     refers = " given " in ask
-    choices = _CHOICES.search(text) is not None
+    choices = any(map(text.__contains__, ("b)", "b.", "b:"))) and _CHOICES.search(text) is not None
     scale = HAN_CHARS if not text.isascii() and _HAN.search(text) else 1
     apart = scale * (len(text) - len(bare) + sum(s.size for s in given if s.after in ("\n", ":")))
     loose = scale * sum(s.size for s in given if s.after not in ("\n", ":"))
@@ -203,7 +257,9 @@ def _read(text: str) -> _Reading:
         num_words=ask.count(" ") - 2,
         num_tasks=sum(map(_opens, asks)),
         given_chars=apart + loose,
-        passage=choices or apart >= MIN_PASSAGE_CHARS or ((question or refers) and _is_passage(given, apart + loose)),
+        passage=choices
+        or apart >= MIN_PASSAGE_CHARS
+        or ((question or refers) and _is_passage(given, apart + loose, refers=refers)),
         choices=choices,
         question=question,
         refers=refers,
@@ -213,9 +269,9 @@ def _read(text: str) -> _Reading:
     )
 
 
-def _is_passage(given: Sequence[_Sentence], size: int) -> bool:
+def _is_passage(given: Sequence[_Sentence], size: int, *, refers: bool) -> bool:
     """Whether sentences that nothing sets apart are a text, not what somebody tells of himself before he asks."""
-    if any(s.after != "\n" and _PERSONAL.search(s.words) for s in given):
+    if not refers and any(s.after != "\n" and _PERSONAL.search(s.words) for s in given):
         return size > LONG_PASSAGE_CHARS
     after_question = any(s.after == "?" for s in given)
     return size >= (MIN_PASSAGE_CHARS if after_question else MIN_LOOSE_PASSAGE_CHARS)
@@ -239,12 +295,14 @@ def _sentences(text: str) -> list[_Sentence]:
         pieces[0] = (pieces[0][0], "")
     ends = len(pieces) - EDGE
     return [
-        _sentence(piece, after) if i < EDGE or i >= ends else _Sentence(" ", "", "", len(piece), after)
+        _sentence(piece, after, at_end=i in (0, len(pieces) - 1))
+        if i < EDGE or i >= ends
+        else _Sentence(" ", "", "", len(piece), after)
         for i, (piece, after) in enumerate(pieces)
     ]
 
 
-def _sentence(piece: str, after: str) -> _Sentence:
+def _sentence(piece: str, after: str, *, at_end: bool) -> _Sentence:
     words = " ".join(piece.translate(_BARE).split()) + " "
     polite = POLITE.match(words)
     if polite and polite.end() < len(words):
@@ -252,7 +310,9 @@ def _sentence(piece: str, after: str) -> _Sentence:
     if piece.lstrip()[0] in "-*•":  # an item of a list, whatever it says
         return _Sentence(f" {words}", "", "", len(piece), after)
     mark = piece[-1] if piece[-1] in ".!?:" else ""
-    return _Sentence(f" {words}", words[: words.index(" ")], mark, len(piece), after)
+    first, _, rest = words.partition(" ")
+    first = _spelt(first) if at_end else first
+    return _Sentence(f" {first} {rest}", first, mark, len(piece), after)
 
 
 def _opens(sentence: _Sentence) -> bool:
@@ -263,9 +323,7 @@ def _speaks(sentence: _Sentence) -> bool:
     """An aside that asks for work on a text without beginning with a verb, such as "grammar please"."""
     words = f" .{sentence.words}. "
     return sentence.size <= MAX_ASIDE_CHARS and any(
-        cue.weight >= 4 and cue.category in _ASIDES and _present(cue.parts, words)
-        for word in words.split()
-        for cue in _CUES.get(word, ())
+        _present(cue.parts, words) for word in words.split() for cue in _ASIDES.get(word, ())
     )
 
 
@@ -277,9 +335,9 @@ def _split(sentences: Sequence[_Sentence]) -> tuple[list[_Sentence], list[_Sente
     for i, sentence in enumerate(sentences):
         asking = sentence.mark == "?" or _opens(sentence) or (i in (0, last) and sentence.first in QUESTION_WORDS)
         if i and sentence.after == ":" and asks and asks[-1] == i - 1:
-            asking = False
+            asking = i < last and sentence.first in QUESTION_WORDS
         elif in_text and not sentence.after:
-            asking = asking and sentence.mark == "?"
+            asking = asking and sentence.mark == "?" and i == last
         elif i and i in (1, last) and not asking:
             asking = sentence.after != ":" and _speaks(sentence)
         if asking and (i < EDGE or i > last - EDGE):
@@ -306,7 +364,7 @@ def _first_line(sentences: Sequence[_Sentence]) -> range:
 
 
 def _numbered(words: str) -> str:
-    return " ".join(["#" if word in _NUMBERS or word.isdecimal() else word for word in words.split()])
+    return " ".join(["#" if word.isdecimal() else _SAME.get(word, word) for word in words.split()])
 
 
 def _present(parts: Sequence[str], ask: str) -> bool:
@@ -332,7 +390,9 @@ def _weigh_labels(reading: _Reading, scores: dict[str, float]) -> None:
         elif reading.num_blanks > 1:
             scores["extraction"] += 4
         elif reading.text.count(":") > 1 and not is_form:
-            scores["chat"] += 4
+            scores["chat"] += 6
+    elif reading.num_blanks > 2:
+        scores["extraction"] += 4
     elif len(labels) > len(set(labels)) > 1 and not is_form:
         scores["chat"] += 3
 
@@ -348,12 +408,18 @@ def _weigh_with_passage(reading: _Reading, scores: dict[str, float]) -> None:
         scores["classification"] += 3
     if _PLURAL.match(reading.ask):
         scores["extraction"] += 3
+    elif reading.question and reading.num_words <= 5 and not (reading.num_tasks or _asks_in_words(reading)):
+        scores["extraction"] += 4  # "names?"
     scores["closed_qa"] += 0.6 * scores["open_qa"]
     scores["open_qa"] *= 0.4
     scores["brainstorming"] -= 1.5
     for category in ON_TEXT:
         if scores[category]:
             scores[category] += 1
+
+
+def _asks_in_words(reading: _Reading) -> bool:
+    return not QUESTION_WORDS.isdisjoint(reading.ask.split())
 
 
 def _weigh_without_passage(reading: _Reading, scores: dict[str, float]) -> None:
@@ -365,24 +431,30 @@ def _weigh_without_passage(reading: _Reading, scores: dict[str, float]) -> None:
     scores["open_qa"] += 0.5 * scores["closed_qa"]
     scores["closed_qa"] *= 0.5
     scores["extraction"] *= 0.3
+    if reading.given_chars < MIN_PASSAGE_CHARS:
+        scores["classification"] *= 0.5
     if not reading.given_chars:
         _weigh_without_text(reading, scores)
-    first, *_, end = reading.text.split() or ["", ""] if " " in reading.text else [reading.text, reading.text]
+    first, end = (reading.text.split(None, 1) or [""])[0], (reading.text.rsplit(None, 1) or [""])[-1]
     if first.strip(",!.") in _GREETINGS:
         scores["chat"] += 1.6
     if end in _UNFINISHED:
         scores["other"] += 4
-    if len(reading.text) <= MAX_ASIDE_CHARS and 2 * sum(map(str.isalpha, reading.text)) < len(reading.text.replace(" ", "")) or first is end and "/" in first:
+    if (
+        len(reading.text) <= MAX_ASIDE_CHARS
+        and 2 * sum(map(str.isalpha, reading.text)) < len(reading.text.replace(" ", ""))
+        or first == end
+        and "/" in first
+    ):
         scores["other"] += 6
 
 
 def _weigh_without_text(reading: _Reading, scores: dict[str, float]) -> None:
     """Work on a text is asked for, and there is none: nobody can do it, unless the request holds it in itself."""
-    scores["classification"] *= 0.5
     best = max(_PRIORITIES, key=scores.__getitem__)
     short = reading.num_words <= SHORT_ASK_WORDS + 1
     if best in ON_TEXT and (reading.num_words < SHORT_ASK_WORDS - 1 or (reading.refers and reading.num_words <= 10)):
-        scores["other"] += 12
+        scores["other"] += scores[best]
     elif best == "open_qa" and reading.refers and short:
         scores["other"] += 8
     elif best == "summarization":
@@ -391,14 +463,21 @@ def _weigh_without_text(reading: _Reading, scores: dict[str, float]) -> None:
 
 def _by_shape(reading: _Reading) -> str:
     """What a prompt without a cue most likely is."""
-    if reading.passage:
-        return "closed_qa" if reading.question else "summarization" if reading.given_chars > LONG_PASSAGE_CHARS else "rewrite"
-    spoken = f" {reading.text} "
-    if _PERSONAL.search(spoken) or _TO_YOU.search(reading.ask):
+    text, ask = f" {reading.text} ", reading.ask
+    if reading.passage or reading.given_chars > MANY_SENTENCES_CHARS:
+        if reading.question:
+            return "closed_qa"
+        if reading.given_chars > MANY_SENTENCES_CHARS:
+            return "summarization"
+        return "extraction" if _ITEMS.match(ask) else "rewrite"
+    if _PERSONAL.search(text) or _YOU.search(text):
         return "chat"
-    if spoken.count(" ") < 4:
-        return "other"
-    head = _HEAD_NOUN.search(reading.ask)
-    if head:
-        return "brainstorming" if head[1].endswith("s") else "generation"
-    return "generation" if len(reading.text) > 60 and reading.text[-1] in ".!," else "other"
+    if len(text) > LONG_REQUEST_CHARS and text[-2] in ".!,":  # the beginning of a story
+        return "generation"
+    head = _HEAD_NOUN.search(ask)
+    if head and reading.num_words > 2:
+        noun, link = head[1], head[2]
+        if link not in ("of", "in", "on") and noun.endswith("s"):
+            return "brainstorming"
+        return "generation" if link in ("for", "about", "where") else "open_qa"
+    return "other"

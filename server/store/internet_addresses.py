@@ -11,8 +11,8 @@ import ipaddress
 import re
 from typing import Final
 
-from honed.server.store.number_labels import label_before
-from honed.server.store.text_spans import Span, walk
+from honed.server.store.number_labels import label_after, label_before
+from honed.server.store.text_spans import Span, merged, walk
 
 # Scripts that are written without spaces run into the address, so a part of it is of one script only.
 _LATIN = "A-Za-z0-9À-ÖØ-öø-ɏ"
@@ -27,6 +27,11 @@ _EMAIL = re.compile(
         (?P<domain>(?:{_LABEL}\.){{1,8}}{_TOP})""",
     re.VERBOSE,
 )
+# Against harvesters: jane [at] example [dot] org
+_SPELT_OUT = re.compile(
+    r"(?<![\w.+-])[A-Za-z0-9][\w.+-]{0,63}+ ?[\[(]at[\])] ?"
+    r"(?:[A-Za-z0-9-]{1,63}(?: ?[\[(](?:dot|punkt|punto|point)[\])] ?|\.)){1,6}[A-Za-z]{2,24}(?!\w)"
+)
 _SHELL_TARGET = re.compile(r"\b(?:ssh|scp|sftp|rsync|mosh|sshfs|ssh-copy-id)\s(?:-\S+\s(?:\S+\s)?){0,4}$")
 _MESSAGE_ID = re.compile(r"(?i)(?:message-id|in-reply-to|references|content-id|cid)\W{1,4}$")
 _NO_TOP_LEVEL: Final = frozenset(
@@ -37,18 +42,22 @@ _NO_TOP_LEVEL: Final = frozenset(
 
 
 def find_emails(seen: str) -> list[Span]:
-    if "@" not in seen and "%40" not in seen:
-        return []
-    return [found.span() for found in _EMAIL.finditer(seen) if _is_email(seen, found)]
+    spans: list[Span] = []
+    if "@" in seen or "%40" in seen:
+        spans = [found.span() for found in _EMAIL.finditer(seen) if _is_email(seen, found)]
+    if "at]" in seen or "at)" in seen:
+        spans += [found.span() for found in _SPELT_OUT.finditer(seen)]
+    return merged(spans)
 
 
 def _is_email(seen: str, found: re.Match[str]) -> bool:
     start, end = found.span()
     before, after = seen[max(0, start - 48) : start], seen[end : end + 2]
     local, domain = seen[start : found.start("domain")].rstrip("@"), found["domain"]
-    if after[:1] in ("(", "[") and after[:1] or after in (":/", ":~"):
-        return False  # a call of a product's method; a path on a server
-    if domain.rpartition(".")[2].lower() in _NO_TOP_LEVEL or re.match(r"v?\d+\.\d", domain):
+    top = domain.rpartition(".")[2].lower()
+    if after in (":/", ":~") or (after[:1] in tuple("([") and (len(local) <= 2 or len(top) > 4)):
+        return False  # a path on a server; a method of a matrix product
+    if top in _NO_TOP_LEVEL or re.match(r"v?\d+\.\d", domain):
         return False
     if local == "git" or local.startswith("%40") or _SHELL_TARGET.search(before) or _MESSAGE_ID.search(before):
         return False
@@ -86,7 +95,7 @@ def _version_4(seen: str, start: int, before: str) -> int:
     found = _QUAD_END.match(seen, start)
     if not found or not _is_somebodys(found[0]):
         return 0
-    label = label_before(before)
+    label = label_before(before) or label_after(seen, found.end())
     if (label and label.meaning == "version" and label.tight) or _PRODUCT_BEFORE.search(before):
         return 0
     small = all(int(part) <= _LARGEST_SECTION for part in found[0].split("."))

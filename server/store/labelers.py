@@ -32,9 +32,7 @@ class Progress:
 
 
 def progress(connection: Connection, *, now: datetime) -> Progress:
-    tasks: dict[bool, int] = dict(
-        connection.execute(select(Task.is_open, func.count()).group_by(Task.is_open)).tuples().all()
-    )
+    tasks = dict(connection.execute(select(Task.is_open, func.count()).group_by(Task.is_open)).all())
     labelers: dict[str, Counter[State]] = {}
     states = select(Assignment.labeler, Assignment.state, func.count()).where(is_current(now))
     by_labeler = states.group_by(Assignment.labeler, Assignment.state).order_by(Assignment.labeler)

@@ -22,7 +22,7 @@ AFTER_CHARS = 28
 _WORDS: Final[dict[Meaning, str]] = {
     "phone": """
         phone phones telephone phonenumber tel telnr telno tele mobile cell cellphone cellular fax faxnummer whatsapp
-        whats_app sms call calls calling called dial text_me text_us texting ring landline hotline helpline voicemail
+        whats_app wa_me sms call calls calling called dial text_me text_us texting ring landline hotline helpline voicemail
         reach reach_me reachable facetime pager callback contact contacts my_number your_number his_number her_number
         telefon telefonnummer telefonnr handy handynummer handynr mobil mobilnummer mobiltelefon mobilnr rufnummer
         durchwahl festnetz festnetznummer anrufen anruf ruf rufen ruft angerufen rückruf zurückrufen telefonisch kontakt
@@ -30,7 +30,7 @@ _WORDS: Final[dict[Meaning, str]] = {
         téléphone telephone tél portable appelez appeler appelle appelez_moi joindre joignable fixe
         teléfono telefono tfno tlf tlfno móvil movil celular cel llama llamar llame llamame llámame llámeme llámanos fijo
         cellulare chiama chiamami chiamare chiamatemi chiamate recapito
-        telefone telemóvel telemovel ligue ligar fone zap zapzap fixo contacto contato contatto
+        telefone telemóvel telemovel ligue ligar liga_pra fone zap zapzap fixo contacto contato contatto
         telefoon telefoonnummer mobiel gsm bel bellen mobieltje
         komórka komórkowy zadzwoń dzwoń telefonu numer_telefonu telefonie
         telefonnr mobiltelefonnummer ringa ring_mig tlfnr telefonnumero puhelin puhelinnumero matkapuhelin
@@ -44,7 +44,7 @@ _WORDS: Final[dict[Meaning, str]] = {
         personal_number personal_id citizen_id tax_id tax_identification tin tax_number fiscal_code
         nir sécurité_sociale securite_sociale secu sécu insee numéro_fiscal
         steuer_id steuerid steuer_identifikationsnummer steueridentifikationsnummer steuer_idnr idnr steuernummer
-        identifikationsnummer steuerliche
+        identifikationsnummer steuerliche id_nr
         dni nie nif codice_fiscale cf cpf aadhaar aadhar adhaar uidai bsn burgerservicenummer sofinummer sofi
         pesel pesela peselu numer_pesel personnummer personnr samordningsnummer pnr
         sin ahv avs avs_nummer ahv_nummer rrn curp rijksregisternummer registre_national hetu henkilötunnus""",
@@ -84,7 +84,7 @@ _LABELS: Final[dict[str, Meaning]] = {
 _STEMS: Final[dict[str, Meaning]] = {
     stem: meaning
     for meaning, stems in {
-        "phone": "电话 電話 手机 手機 座机 热线 熱線 致电 打给 拨打 撥打 联系方式 联系 聯繫 聯絡 来电 短信 传真 微信 加我 号码 携帯 携带 "
+        "phone": "电话 電話 手机 手機 座机 热线 熱線 致电 打给 拨打 撥打 联系方式 联系 聯繫 聯絡 来电 短信 传真 微信 加我 携帯 携带 "
         "でんわ ケータイ ファックス 전화 휴대폰 핸드폰 연락처 연락 팩스 문자 टेलीफोन फोन फ़ोन मोबाइल कॉल व्हाट्सएप هاتف الهاتف جوال "
         "الجوال تلفون موبايل اتصل واتساب טלפון נייד פלאפון חייג โทร มือถือ เบอร์ मोबाईल ফোন মোবাইল தொலைபேசி ఫోన్",
         "identity": "身份证 身份證 身分證 证件号 公民身份 आधार 주민등록번호 주민번호 マイナンバー",
@@ -101,7 +101,7 @@ _FILLERS: Final = frozenset(
     home work office private personal business main direct primary secondary emergency contact info reads
     ist sind lautet war unter meine mein der die das den dem bitte und oder mich uns an am auf zu von vom privat
     es son está el la los las mi mis al del de en su o y un una nuestro est sont le les mon ma mes au aux du et ou
-    sur à il lo mio sono alla e è é meu minha da do em no nosso op het is mijn onder van naar jest to mój moja pod
+    sur à il lo mio sono alla e è é meu minha da do em no nosso op het is mijn onder van naar jest to mój moja pod pra mim
     мой мне по это и на adı i på er mit mitt min till til id_number value field str string text""".split()
 )
 _WORD = re.compile(r"[^\W\d_]+")
@@ -132,7 +132,7 @@ def label_after(seen: str, end: int) -> Label | None:
     after = re.split(rf"[\d\n{MASK}\[]|[.!?;]\s", seen[end : end + AFTER_CHARS], maxsplit=1)[0]
     words = [word.lower() for word in _words(after)][:MAX_WORDS_BETWEEN]
     label = _nearest(words[::-1], reverse=True)
-    return label if label and label.tight else None
+    return label if label and label.tight and label.meaning != "other" else None
 
 
 def _words(text: str) -> list[str]:

@@ -21,7 +21,7 @@ _RIGHT: Final = r"(?!\w)(?![-./:,][0-9])(?!\s?[%€$£°])"
 _START = re.compile(
     r"[(+0-9](?<![\w+].)(?<![$€£¥₹#^*].)(?<![A-Za-z0-9]-.)"
     r"(?:(?<![A-Za-z0-9][/.].)|(?<=wa\.me/.)|(?<=[Tt]el\..)|(?<=[Mm]ob\..)|(?<=[Ff]ax\..))"
-    r"(?:(?<=[0-9])|(?=\+?\(?[0-9]))(?=[ .\-/()]{0,3}[0-9](?:[ .\-/()]{0,3}[0-9]){5})",
+    r"(?:(?<=[0-9])|(?=\+?\(?[0-9]))(?=[ .\-/()+]{0,3}[0-9](?:[ .\-/()]{0,3}[0-9]){5})",
     re.ASCII,
 )
 _EXTENSION = re.compile(
@@ -49,9 +49,9 @@ _TRUNK_ZERO: Final = (
     "GB DE FR IT NL AU JP CN IN KR SE CH AT BE TR ZA UA IL NZ ID PH NG EG VN TH MY TW RO GR IE FI AR PK BD KE".split()
 )
 _SHAPES: Final = (
-    _shape(r"(?:1[ .-]?)?(?:\([1-9][0-9]{2}\)[ .-]?[0-9]{3}[ .-]|[1-9][0-9]{2}([.-])[0-9]{3}\1)[0-9]{4}"),  # 555-123-4567
+    _shape(r"(?:1[ .-]?)?(?:\([1-9][0-9]{2}\)[ .-]?[0-9]{3}[ .-]|(?:[2-9][0-9]{2}|123)(?:([.-])[0-9]{3}\1|/[0-9]{3}-))[0-9]{4}"),  # 555-123-4567
     _shape(r"(?:1 )?[2-9][0-9]{2} (?:[0-9]{3}-|[0-9]{3} )[0-9]{4}", alone=True),
-    _shape(r"0[1-9]([ .-])[0-9]{2}(?:\1[0-9]{2}){3}", alone=True),  # 06 12 34 56 78
+    _shape(r"0[1-9]([ .-])[0-9]{2}(?:\1[0-9]{2}){3}", "FR", alone=True),  # 06 12 34 56 78
     _shape(r"0[1-9](?:-[0-9]{3,4}-[0-9]{4}|[0-9]-[0-9]{3,4}-[0-9]{3,4}|[0-9]{2}-[0-9]{2,3}-[0-9]{3,4})"),  # 03-1234-5678
     _shape(r"\(?0[1-9][0-9]{1,3}\)?-[2-9][0-9]{6,7}"),  # 010-62345678
     _shape(r"0[1-9][0-9]{1,3} [0-9]{3,4} [0-9]{3,4}", alone=True),  # 020 7946 0958
@@ -70,7 +70,7 @@ _SHAPES: Final = (
     _shape(r"01[0-9]-[0-9]{3,4}-[0-9]{4}"),  # 010-1234-5678
 )
 _FEWEST_DIGITS, _MOST_DIGITS = 7, 15
-_INTERNATIONAL = re.compile(r"(?:\(?\+[ (]{0,2}|\(?00[ .-]?(?=[1-9]))[0-9](?:[ .\-/()]{0,3}[0-9]){6,16}(?!\w)", re.ASCII)
+_INTERNATIONAL = re.compile(r"(?:\(?\+[ (]{0,2}|\(?0(?:0|11)[ .-]?(?=[1-9]))[0-9](?:[ .\-/()]{0,3}[0-9]){6,16}(?!\w)", re.ASCII)
 _DIGITS = re.compile(
     r"\(?[0-9](?:(?: ?[-/] ?|[ .]|\) ?[-/]?| ?\()?[0-9]){6,14}(?! [0-9])" + _RIGHT, re.ASCII
 )
@@ -117,7 +117,7 @@ def _international(seen: str, start: int, before: str) -> int:
 def _called(written: str) -> str:
     """With the plus; without the zero in brackets that is not dialled from abroad."""
     digits = _digits(re.sub(r"\(0\)", "", written))
-    return "+" + (digits if "+" in written else digits.removeprefix("00"))
+    return "+" + (digits if "+" in written else digits.removeprefix("011").removeprefix("00"))
 
 
 def _is_written_as_one(written: str, before: str) -> bool:

@@ -45,7 +45,7 @@ _NUMBERS: Final[tuple[tuple[str, Callable[[str], list[Span]]], ...]] = (
     ("card", find_cards),
     ("phone", find_phones),
 )
-_SEVEN_DIGITS = re.compile(r"(?:[^0-9]*+[0-9]){7}")
+_SIX_DIGITS = re.compile(r"(?:[^0-9]*+[0-9]){6}")
 _UUID = re.compile(r"(?<![0-9A-Za-z])[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}(?![0-9A-Za-z])")
 
 
@@ -77,7 +77,7 @@ def _pass(text: str) -> tuple[str, Counter[str]]:
                 text = replaced(text, spans, PLACEHOLDERS[kind])
                 seen = replaced(seen, spans, MASK * len(PLACEHOLDERS[kind]))
                 found[kind] += len(spans)
-        if not _SEVEN_DIGITS.match(seen):
+        if not _SIX_DIGITS.match(seen):
             break
         seen = _UUID.sub(lambda uuid: MASK * len(uuid[0]), seen)
     return text, found

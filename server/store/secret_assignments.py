@@ -21,7 +21,7 @@ _NAMES: Final[dict[str, Strength]] = {
     for strength, names in {
         "password": "password passwd passphrase passcode passwort kennwort contraseña contrasena contrasenya senha wachtwoord "
         "hasło haslo parola parolă şifre sifre lösenord passord heslo jelszó "
-        "mot~de~passe motdepasse mot_de_passe mdp pwd passwrd passw _pass -pass dbpass userpass clave~secreta palabra~clave palavra-passe κωδικός пароль "
+        "mot~de~passe motdepasse mot_de_passe mdp pwd passwrd passw _pass -pass dbpass userpass clave palavra-passe κωδικός пароль "
         "密码 密碼 口令 パスワード 暗証番号 비밀번호 암호 पासवर्ड كلمة~المرور كلمة~السر סיסמה סיסמא รหัสผ่าน mật~khẩu",
         "token": "secret secret_key secret-key secret~key secretkey pass token apikey api_key api-key api~key access_key access-key access~key accesskey private_key private~key "
         "private-key privatekey auth_key auth-key authkey account_key accountkey account~key signing_key signing~key "
@@ -30,7 +30,7 @@ _NAMES: Final[dict[str, Strength]] = {
         "chave_api api-schlüssel api~schlüssel geheimnis zugangstoken credential credentials client-secret "
         "密钥 密鑰 秘钥 令牌 apiキー トークン シークレット 토큰 비밀키 токен секрет ключ~api api-ключ",
         "weak": "key auth authorization signature sig cookie session sessionid session_id jwt salt seed "
-        "clave chave schlüssel ключ キー 키",
+        "chave schlüssel ключ キー 키",
     }.items()
     for name in names.split()
 }
@@ -45,7 +45,7 @@ _OTHER_NAMES: Final = tuple(name for name in _NAMES if not name.isascii())
 _WHOLE_WORDS: Final = frozenset(name for name in _NAMES if _NAMES[name] == "weak" or len(name) <= 6 and name.isascii())
 _NO_SECRETS: Final = re.compile(
     r"(?:public|publishable|primary|foreign|sort|order|partition|cache|unique|idempotency|row|group|object|pad|eos|bos|cls|sep|unk|mask|"
-    r"stop|special|next|page|continuation|hash|shortcut|hot|arrow|map|dict|json|natural|composite|hard|random|num|host|answer|trans|"
+    r"stop|special|next|page|continuation|hash|shortcut|hot|arrow|map|dict|json|natural|composite|hard|random|num|host|answer|trans|palabra|palavra|"
     r"bypass|one|single|first|last|low|high|band|by|max|min|csrf|xsrf|turn|music|piano|minor|major)[_ -]?$"
 )
 _SUFFIX = r"(?:[_-]?(?:base|prod|production|dev|development|staging|test|live|value|hash_?key|id_?secret|[0-9]{1,2}))?(?![A-Za-z0-9_])"
@@ -53,7 +53,8 @@ _IS = r"(?:is|was|ist|war|lautet|es|est|é|è|e'|jest|är|er|adalah|это|ह�
 _BETWEEN = r"(?:[ \t](?!(?:is|must|should|was|ist|es|est)\b)[\w'’.-]{1,16}){0,4}?"
 _AFTER_NAME = re.compile(
     rf"""{_SUFFIX}
-    (?:(?P<code>[\\"'`\])}}]{{0,4}}(?:[ ]?:[ ]?[A-Za-z][\w<>\[\]|.& ]{{0,24}}(?=[ ]?=[^=>]))?[ \t]{{0,8}}(?P<by>=>|:=|={{1,3}}|:|\?=|\|\|=|->)[ \t]{{0,8}}>?)
+    (?:(?P<code>[\\"'`\])}}]{{0,4}}(?:[ ]?:[ ]?[A-Za-z][\w<>\[\]|.& ]{{0,24}}(?=[ ]?=[^=>]))?[ \t]{{0,8}}(?P<by>=>|:=|={{1,3}}|:|\?\??=?|\|\|=?|->)[ \t]{{0,8}}>?)
+    |(?P<attribute>["'][ ]value[ ]?=[ ]?(?=["']))
     |(?P<tag>>)
     |(?P<call>["'],[ ]?(?=["'`]))
     |(?P<setter>\([ ]?(?=["'`]))
@@ -106,6 +107,8 @@ def _value_behind(seen: str, start: int, end: int, strength: Strength) -> Span |
         return _value(seen, found.end(), strength, is_tight=not re.search(r"[ \t:]", found["code"]))
     if found and found["tag"] and re.search(r"<[\w:.-]{0,40}$", seen[max(0, start - 41) : start]):
         return _value(seen, found.end(), strength, is_tight=True, ends="<")
+    if found and found["attribute"]:
+        return _value(seen, found.end(), strength, is_tight=True)
     if found and found["call"] and _CALL_NAMES.search(seen, max(0, start - 60), start):
         return _value(seen, found.end(), strength, is_tight=True)
     if found and found["setter"] and re.search(r"(?i)(?:set|with|update|change|reset|new)_?\w{0,20}$", seen[max(0, start - 30) : start]):
@@ -126,7 +129,7 @@ def _value(seen: str, start: int, strength: Strength, *, is_tight: bool, ends: s
     bare = _BARE.match(seen, start)
     if not bare:
         return None
-    value = bare[0].rstrip(".,:?)" if strength == "password" else ".,:?)!")
+    value = bare[0].rstrip(".,:?)")
     last, follows = start + len(value), seen[bare.end() : bare.end() + 1]
     if ends and follows != ends or is_code(value, follows):
         return None

@@ -82,6 +82,7 @@ _TOKENS: Final = tuple(
         ("glffct-", r"glffct-[A-Za-z0-9_-]{20,}+"),
     )
 )
+_AMAZON_SECRET = re.compile(r"(?<![A-Za-z0-9/+=_.-])[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=_-])")
 _KEY_BEGIN: Final = r"-----BEGIN [A-Z0-9 ]{0,24}PRIVATE KEY(?: BLOCK)?-----"
 _PRIVATE_KEY = re.compile(
     rf"{_KEY_BEGIN}(?:(?:[^-]|-(?!----))*+-----END [A-Z0-9 ]{{0,24}}PRIVATE KEY(?: BLOCK)?-----|(?:[A-Za-z0-9+/=]|\\[nr]|\s)*+)"
@@ -112,7 +113,7 @@ _ARGUMENTS: Final = tuple(
 def find_secret_shapes(seen: str) -> list[Span]:
     """Overlapping spans are merged: a token in a header is one secret."""
     low = seen.lower()  # only to ask what is in it: its length may differ
-    spans = [*_private_keys(seen), *_url_passwords(seen), *_headers(seen, low), *_arguments(seen, low)]
+    spans = [*_private_keys(seen), *_url_passwords(seen), *_headers(seen, low), *_arguments(seen, low), *_amazon_secrets(seen, low)]
     ascii_only = seen if seen.isascii() else seen.encode("ascii", "replace").decode().replace("?", " ")
     if long_words := " ".join([word for word in ascii_only.split() if len(word) >= _LONG_WORD]):
         spans += _tokens(seen, long_words)
@@ -136,6 +137,14 @@ def _is_real(token: str, payload: str) -> bool:
         return False
     digits = sum(char.isdigit() for char in payload)
     return digits >= 2 or (digits >= 1 or "-" not in payload) and kinds_of_characters(payload) >= 2
+
+
+def _amazon_secrets(seen: str, low: str) -> Iterator[Span]:
+    """They have no prefix: told from a hash by its letters of both cases, and only where the service is spoken of."""
+    if "AKIA" in seen or "ASIA" in seen or "aws" in low or "amazon" in low:
+        for found in _AMAZON_SECRET.finditer(seen):
+            if kinds_of_characters(found[0].replace("/", "").replace("+", "")) >= 3:
+                yield found.span()
 
 
 def _private_keys(seen: str) -> Iterator[Span]:

@@ -30,7 +30,7 @@ _PLACEHOLDER_WORDS: Final = frozenset(
 )
 _STARTS_AS_PLACEHOLDER: Final = re.compile(
     r"(?i)(?:sk-|ghp_|hf_|sk_test_|sk_live_|pk_|xoxb-)?(?:(?:your|insert|replace|enter|changeme|change[-_]me|example|dummy|placeholder|put|todo|some|deine?|tu|votre|sua|seu)"
-    r"(?:[-_. ]|(?=[A-Z])|$)|your(?:api|secret|token|pass|key|own))"
+    r"(?:[-_. ]|(?=[A-Z])|$)|your(?:api|secret|token|pass|key|own)|(?:changeme|changeit|replaceme|placeholder)[0-9!]{0,4}$)"
 )
 _ALGORITHM: Final = re.compile(
     r"(?i)(?:sha|md|aes|rsa|ecdsa|ed|iso|iec|rfc|utf|base|oauth|tls|ssl|http|nist|fips|bcrypt|argon|pbkdf|scrypt|hmac|hs|rs|es|v|gpt|"
@@ -55,8 +55,8 @@ def is_placeholder(value: str) -> bool:
 
 def _has_placeholder_word(value: str) -> bool:
     words = [word.lower() for word in _WORDS.findall(value)]
-    if digits_in(value) and not re.search("[-_. ]", value):
-        return False  # `Password1` is somebody's password
+    if digits_in(value):  # `Password1` and `pg-Secret-77` are somebody's passwords
+        return re.search("[-_. ]", value) is not None and all(word in _PLACEHOLDER_WORDS for word in words)
     is_of_words = len(value) >= MIN_CHARS_A_WORD * len(words)
     return is_of_words and any(word in _PLACEHOLDER_WORDS for word in words)
 
@@ -90,6 +90,9 @@ def is_secret_password(value: str, *, literal: bool) -> bool:
         return len(value) >= 4
     if literal:
         return len(value) >= 5 or kinds_of_characters(value) >= 2 and len(value) >= 4
+    value = value.rstrip("!")  # the sentence's rather than the password's
+    if ":" in value:
+        return False
     letters_and_digits = digits_in(value) and any(char.isalpha() for char in value)
     return len(value) >= 5 and bool(letters_and_digits or _symbols(value) or kinds_of_characters(value) >= 3)
 

@@ -1,8 +1,8 @@
 """What is in the store, in numbers: completions, prompts, feedback, labeling, what was redacted, how it grows.
 
-Owns the queries; the measures of agreement are in `agreement.py`, the counts of labelers in `labelers.py`, and how all
-of it looks in `cli/statistics.py`. Invariant: no query reads the rows of `completions`: each is answered by an index,
-or looks up the completions that feedback is about, so that a million of them take seconds at most.
+Owns the counts; the measures of agreement are in `agreement.py`, what each labeler did is in `labelers.py`, and how all
+of it looks in `cli/statistics.py`. Writes nothing. Invariant: what is asked of `completions` is in an index of its
+columns, but for which of them were judged: those are looked up one by one.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def _completions(connection: Connection) -> tuple[CompletionCounts, list[Categor
 def _categories(prompts: dict[str, int]) -> list[CategoryCount]:
     """InstructGPT's in its order, and then those that another version of ours may have known."""
     total = sum(prompts.values()) or 1
-    instructgpt = {category: percent / 100 for category, percent in INSTRUCTGPT_SHARES.items()}
+    instructgpt = {category: round(percent / 100, 3) for category, percent in INSTRUCTGPT_SHARES.items()}
     names = [*instructgpt, *(name for name in prompts if name not in instructgpt)]
     return [
         CategoryCount(name, prompts.get(name, 0), prompts.get(name, 0) / total, instructgpt.get(name)) for name in names
