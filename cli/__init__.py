@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import typer
 
+from honed.cli.exchange import export, import_
 from honed.cli.serving import pull, serve
 from honed.cli.statistics import stats
 from honed.cli.store import consent, erase, migrate
@@ -19,3 +20,5 @@ ABOUT = "Serve a chat model behind the OpenAI API, talk to it, measure it, and r
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=ABOUT)
 for command in (serve, pull, chat, bench, migrate, consent, erase, stats):
     app.command()(command)
+app.command("import")(import_)
+app.command("export")(export)

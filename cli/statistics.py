@@ -22,14 +22,13 @@ from honed.cli.store import DatabaseUrl, opened
 from honed.clients.endpoint import printable
 
 if TYPE_CHECKING:
-    from honed.server.store.agreement import Share
+    from honed.server.store.agreement import LabelerAgreement, Share
     from honed.server.store.statistics import FeedbackCounts, LabelingCounts, Proportion, Statistics
 
 MAX_DAYS = 366
 
 _NONE = "-"
 _BAR_CHARS = 16
-_NAME_CHARS = 10  # of the first column at least, however narrow the terminal: a day
 
 
 def stats(
@@ -131,25 +130,22 @@ def _labeling(counts: LabelingCounts) -> Iterator[Table]:
 
 
 def _labelers(counts: LabelingCounts) -> Table:
-    headings = ("ranked", "skipped", "all\nbad", "agrees", "95 %", "alpha\nwithout", "longer\nwins", "first\nwins")
-    table = _table("Labelers", "labeler", *headings, "ties")
-    measured = {one.labeler: one for one in counts.agreement.labelers}
-    for labeler in counts.labelers:
-        one = measured.get(labeler.labeler)
-        _add(
-            table,
-            labeler.labeler,
-            labeler.ranked,
-            labeler.skipped,
-            labeler.all_bad,
-            _value(one and one.agreement),
-            _interval(one and one.agreement),
-            _decimal(one and one.alpha_without),
-            _value(one and one.prefers_longer),
-            _value(one and one.prefers_first),
-            _percent(one and one.tie_rate),
-        )
+    measures = ("agrees", "alpha\nwithout", "longer\nwins", "first\nwins", "ties")
+    table = _table("Labelers", "labeler", "ranked", "skipped", "all\nbad", *measures)
+    measured = {one.labeler: _measures(one) for one in counts.agreement.labelers}
+    for one in counts.labelers:
+        _add(table, one.labeler, one.ranked, one.skipped, one.all_bad, *measured.get(one.labeler, [_NONE] * 5))
     return table
+
+
+def _measures(one: LabelerAgreement) -> list[str]:
+    return [
+        _value(one.agreement),
+        _decimal(one.alpha_without),
+        _value(one.prefers_longer),
+        _value(one.prefers_first),
+        _percent(one.tie_rate),
+    ]
 
 
 def _growth(found: Statistics) -> Table:
@@ -166,7 +162,7 @@ def _table(title: str, first: str, *others: str) -> Table:
     """The first column has names, the others numbers."""
     has_headings = any((first, *others))
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), show_header=has_headings)
-    table.add_column(Text(first), vertical="bottom", overflow="fold", min_width=_NAME_CHARS)
+    table.add_column(Text(first), vertical="bottom", overflow="fold")
     for heading in others:
         table.add_column(Text(printable(heading)), justify="right", vertical="bottom", no_wrap=True)
     return table
@@ -197,8 +193,8 @@ def _decimal(value: float | None) -> str:
 
 
 def _value(share: Share | None) -> str:
-    return _percent(share and share.value)
+    return _percent(None if share is None else share.value)
 
 
 def _interval(share: Proportion | Share | None) -> str:
-    return _NONE if share is None else f"{share.low:.0%} to {share.high:.0%}"
+    return _NONE if share is None else f"{100 * share.low:.1f}-{share.high:.1%}"

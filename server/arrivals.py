@@ -19,7 +19,7 @@ from honed.server.storage import Storage
 from honed.server.store import completions, ids
 
 PATIENCE_S = 5.0
-YOUNG_S = 2.0  # other servers need less, unless they are behind
+YOUNG_S = 5.0  # other servers need less, unless they are behind
 POLL_S = 0.02
 
 
@@ -33,8 +33,16 @@ async def arrived(http: Request, completion_ids: Iterable[str]) -> None:
             if time.monotonic() > deadline_s:
                 raise StoreBehind
             await asyncio.sleep(POLL_S)
-        if storage.is_shared:
-            await _elsewhere(storage, completion_id)
+        await _elsewhere(storage, completion_id)
+
+
+async def caught_up(http: Request) -> None:
+    """Waits a little for what this server has in hand now, so that a list has what was answered just before."""
+    recorder: Recorder = http.app.state.recorder
+    deadline_s = time.monotonic() + PATIENCE_S / 5
+    newest = recorder.newest
+    while newest is not None and recorder.is_pending(newest) and time.monotonic() < deadline_s:
+        await asyncio.sleep(POLL_S)
 
 
 async def _elsewhere(storage: Storage, completion_id: str) -> None:

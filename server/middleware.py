@@ -18,7 +18,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from honed.server.errors import RequestTooLarge, ServerError, error_response, unexpected
+from honed.server.errors import InvalidValue, RequestTooLarge, ServerError, error_response, unexpected
 
 access_log = logging.getLogger("honed.access")
 
@@ -54,6 +54,7 @@ class EdgeMiddleware:
 
     async def _answer(self, exchange: "_Exchange") -> None:
         try:
+            exchange.check_target()
             exchange.check_declared_length()
             await self.app(exchange.scope, exchange.receive, exchange.send)
         except ClientDisconnect:
@@ -83,6 +84,11 @@ class _Exchange:
         self.status: int | None = None
         self.request_id = _request_id(self._headers.get("x-request-id"))
         scope.setdefault("state", {})["request_id"] = self.request_id
+
+    def check_target(self) -> None:
+        """Raises `InvalidValue` for a path or a query with a NUL, which no database would look up."""
+        if "\0" in self.scope["path"] or b"%00" in self.scope.get("query_string", b""):
+            raise InvalidValue("The path or the query holds the character U+0000.")
 
     def check_declared_length(self) -> None:
         """Raises `RequestTooLarge` before a byte of the body is read."""

@@ -67,6 +67,7 @@ class Recorder:
             originals_key=key,
             retention_days=settings.retention_days,
         )
+        self.newest: str | None = None  # the id that was recorded last
         self._state: State = "off"
         self._detail: str | None = None
         self._dropped = 0
@@ -87,6 +88,8 @@ class Recorder:
             if not self._dropped:
                 logger.error("the journal is full: completions are dropped until the store takes them")
             self._dropped += 1
+        else:
+            self.newest = completion.id
 
     def is_pending(self, completion_id: str) -> bool:
         """Whether the completion is on its way into the tables."""

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from honed.server.admission import identify, read_request
 from honed.server.auth import Caller, Role
@@ -30,9 +30,7 @@ from honed.server.store.rankings import (
 )
 from honed.server.validation import warning_header
 from honed.server.wire.errors import ErrorBody
-from honed.server.wire.feedback import MAX_ID_CHARS
 from honed.server.wire.labeling import (
-    NO_NUL,
     AgreementObject,
     CreatedTaskList,
     LabelerProgress,
@@ -55,8 +53,6 @@ router = APIRouter(responses={"default": {"model": ErrorBody}})
 
 MAX_LISTED = 1000
 
-TaskId = Annotated[str, Path(max_length=MAX_ID_CHARS, pattern=NO_NUL)]
-
 
 @router.post("/v1/labeling/tasks", openapi_extra=body_of(TasksRequest))
 async def create_tasks(http: Request, response: Response) -> CreatedTaskList:
@@ -74,7 +70,7 @@ async def create_tasks(http: Request, response: Response) -> CreatedTaskList:
 @router.get("/v1/labeling/tasks")
 async def list_tasks(
     http: Request,
-    after: Annotated[str | None, Query(max_length=MAX_ID_CHARS, pattern=NO_NUL)] = None,
+    after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = 20,
     is_open: Annotated[bool | None, Query(alias="open")] = None,
 ) -> TaskList:
@@ -88,7 +84,7 @@ async def list_tasks(
 
 
 @router.get("/v1/labeling/tasks/{task_id}")
-async def retrieve_task(http: Request, task_id: TaskId) -> WholeTaskObject:
+async def retrieve_task(http: Request, task_id: str) -> WholeTaskObject:
     """A task with its prompt, its answers and who has it or had it."""
     identify(http).require(Role.ADMIN)
     storage: Storage = http.app.state.storage
@@ -119,7 +115,7 @@ async def create_lease(http: Request, response: Response) -> ShownTask | Respons
 
 
 @router.post("/v1/labeling/tasks/{task_id}/rankings", openapi_extra=body_of(VerdictRequest))
-async def create_ranking(http: Request, response: Response, task_id: TaskId) -> VerdictObject:
+async def create_ranking(http: Request, response: Response, task_id: str) -> VerdictObject:
     """What the labeler says of a leased task. Said twice, it is counted once."""
     caller = identify(http)
     caller.require(Role.LABELER)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 
 from honed.server.admission import identify, read_request
-from honed.server.arrivals import arrived
+from honed.server.arrivals import arrived, caught_up
 from honed.server.auth import Caller
 from honed.server.errors import NotFound
 from honed.server.routes.document import body_of
@@ -43,6 +43,7 @@ async def list_chat_completions(
 ) -> StoredChatCompletionList:
     """The caller's stored completions (an admin's: everybody's); `metadata[KEY]=VALUE` narrows them down."""
     caller = identify(http)
+    await caught_up(http)
     storage: Storage = http.app.state.storage
     tags = {
         found[1]: value

@@ -80,7 +80,11 @@ def _is_card(number: str, seen: str, end: int, before: str) -> bool:
         return True
     # Visa's short numbers have gone; articles in shops and German mobile numbers look the same.
     label = label_before(before) or label_after(seen, end)
-    return len(number) > 13 and not (label and label.tight and label.meaning in ("other", "phone"))
+    is_grouped = not seen[end - len(number) : end].isdigit()
+    # So long, digits in a row are more often the key of some row.
+    return (14 <= len(number) <= 16 or is_grouped) and not (
+        label and label.tight and label.meaning in ("other", "phone")
+    )
 
 
 _IBAN_START = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2} ?[0-9]{2}[ .-]?[A-Za-z0-9]")

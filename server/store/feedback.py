@@ -8,7 +8,7 @@ reaches (a unique index says so, not a look before).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -90,6 +90,7 @@ def add(connection: Connection, new: NewFeedback, *, scope: str | None) -> Store
     In a transaction that writes. `scope`: the key whose completions the author may see, None for all. Raises
     UnknownAnswerError, OtherPromptError and KeyReusedError.
     """
+    new = _resolved(connection, new)
     policy_id = _require_answers(connection, new, scope)
     feedback_id = new_id("fb")
     row = {
@@ -162,6 +163,24 @@ _COLUMNS = (
     Feedback.policy_id,
     Feedback.tags,
 )
+
+
+def _resolved(connection: Connection, new: NewFeedback) -> NewFeedback:
+    """With the completions that have the answers: those of a request with many prompts are spread over several
+    (`remembering.numbered`), and its client knows one id."""
+    targets = [
+        replace(target, completion_id=_having(connection, target.completion_id, target.choice)) for target in new.targets
+    ]
+    return replace(new, completion_id=_having(connection, new.completion_id, new.choice), targets=targets)
+
+
+def _having(connection: Connection, completion_id: str, choice: int) -> str:
+    if not completion_id.startswith("cmpl-"):
+        return completion_id
+    parts = select(Choice.completion_id).where(
+        Choice.completion_id >= f"{completion_id}.", Choice.completion_id < f"{completion_id}/", Choice.index == choice
+    )
+    return connection.execute(parts).scalars().first() or completion_id
 
 
 def _require_answers(connection: Connection, new: NewFeedback, scope: str | None) -> str:

@@ -64,10 +64,13 @@ _DIGITS_FIRST: Final = (
     _number(_US % ("-", "-"), _always),
     _number(_US % ("[ -]?", "[ -]?"), _always, "social"),
     _number(r"9[0-9]{2}-?[0-9]{2}-?[0-9]{4}", itin.is_valid, "social", "identity"),
-    _number(r"[12378][ .]?[0-9]{2}[ .]?[0-9]{2}[ .]?(?:[0-9]{2}|2[AB])[ .]?[0-9]{3}[ .]?[0-9]{3}[ .]?[0-9]{2}", nir.is_valid),
+    _number(
+        r"[12378][ .]?[0-9]{2}[ .]?[0-9]{2}[ .]?(?:[0-9]{2}|2[AB])[ .]?[0-9]{3}[ .]?[0-9]{3}[ .]?[0-9]{2}", nir.is_valid
+    ),
     _number(r"[1-9][0-9] [0-9]{3} [0-9]{3} [0-9]{3}", idnr.is_valid),
     _number(r"[1-9][0-9][ /.]?[0-9]{3}[ /.]?[0-9]{3}[ /.]?[0-9]{3}", idnr.is_valid, "identity"),
-    _number(r"[0-9]{2}\.?[0-9]{3}\.?[0-9]{3}[ -]?[A-Z]", dni.is_valid),
+    _number(r"[0-9]{2}\.?[0-9]{3}\.?[0-9]{3}-?[A-Z]", dni.is_valid),
+    _number(r"[0-9]{2}\.?[0-9]{3}\.?[0-9]{3} [A-Z]", dni.is_valid, "identity"),
     _number(r"[0-9]{3}\.?[0-9]{3}\.?[0-9]{3}-[0-9]{2}", cpf.is_valid),
     _number(r"[0-9]{3}[. ]?[0-9]{3}[. ]?[0-9]{3}[ -]?[0-9]{2}", cpf.is_valid, "identity"),
     _number(r"[2-9][0-9]{3}([ -])[0-9]{4}\1[0-9]{4}", aadhaar.is_valid),
@@ -84,7 +87,8 @@ _DIGITS_FIRST: Final = (
     _number(r"[0-9]{6}[-+A][0-9]{3}[0-9A-Y]", hetu.is_valid),
 )
 _LETTERS_FIRST: Final = (
-    _number(rf"(?!BG|GB|NK|KN|TN|NT|ZZ){_NINO}", _always),
+    _number(rf"(?-i:(?!BG|GB|NK|KN|TN|NT|ZZ){_NINO})", _always),
+    _number(rf"(?!BG|GB|NK|KN|TN|NT|ZZ){_NINO}", _always, "identity"),
     _number(rf"QQ{_NINO[_NINO.index(' ') :]}", _always, "identity"),  # the example of the British tax office
     _number(r"[XYZ]-?[0-9]{7}[ -]?[A-Z]", nie.is_valid),
     _number(_FISCAL, codicefiscale.is_valid),
@@ -92,7 +96,10 @@ _LETTERS_FIRST: Final = (
 )
 _FEWEST_CHARS: Final = 9
 _DIGITS_START = re.compile(r"[0-9](?<![\w+$€£¥#].)(?<![A-Za-z0-9][-./].)(?=(?:[ .\-/]?[0-9A-Za-z]){7})", re.ASCII)
-_LETTERS_START = re.compile(r"(?<![\w+$€£¥#])(?<![A-Za-z0-9][-./])[A-Za-z](?=[A-Za-z]{0,5}[ -]?[0-9]{2}|[A-Za-z]{2} [A-Za-z]{3} [0-9]{2})", re.ASCII)
+_LETTERS_START = re.compile(
+    r"(?<![\w+$€£¥#])(?<![A-Za-z0-9][-./])[A-Za-z](?=[A-Za-z]{0,5}[ -]?[0-9]{2}|[A-Za-z]{2} [A-Za-z]{3} [0-9]{2})",
+    re.ASCII,
+)
 _DIGITS_AFTER_LETTER = re.compile(r"[0-9]{2}(?:(?<=[A-Za-z]..)|(?<=[A-Za-z][ -]..))")
 
 
@@ -108,7 +115,11 @@ def _end(numbers: tuple[_Number, ...], seen: str, start: int, before: str) -> in
         return 0  # a group of digits in a longer row of groups
     for number in numbers:
         found = number.pattern.match(seen, start)
-        if found and number.is_valid(found[0]) and not (" " in found[0] and re.match(" [0-9]", seen[found.end() : found.end() + 2])):
+        if (
+            found
+            and number.is_valid(found[0])
+            and not (" " in found[0] and re.match(" [0-9]", seen[found.end() : found.end() + 2]))
+        ):
             label = label_before(before) or label_after(seen, found.end())
             if _fits(label, number.words):
                 return found.end()

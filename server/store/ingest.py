@@ -71,6 +71,10 @@ class Ingest:
         done.redactions = rows.redactions
         return done
 
+    def clean(self, text: str) -> Redaction:
+        """A text that is none of a completion, such as a correction, as it may be stored."""
+        return self._redact(text)
+
     def _user_hash(self, completion: LoggedCompletion) -> str | None:
         if completion.user_hash is not None or completion.user is None:
             return completion.user_hash

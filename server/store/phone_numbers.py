@@ -49,15 +49,21 @@ _TRUNK_ZERO: Final = (
     "GB DE FR IT NL AU JP CN IN KR SE CH AT BE TR ZA UA IL NZ ID PH NG EG VN TH MY TW RO GR IE FI AR PK BD KE".split()
 )
 _SHAPES: Final = (
-    _shape(r"(?:1[ .-]?)?(?:\([1-9][0-9]{2}\)[ .-]?[0-9]{3}[ .-]|(?:[2-9][0-9]{2}|123)(?:([.-])[0-9]{3}\1|/[0-9]{3}-))[0-9]{4}"),  # 555-123-4567
+    _shape(
+        r"(?:1[ .-]?)?(?:\([1-9][0-9]{2}\)[ .-]?[0-9]{3}[ .-]|(?:[2-9][0-9]{2}|123)(?:([.-])[0-9]{3}\1|/[0-9]{3}-))[0-9]{4}"
+    ),  # 555-123-4567
     _shape(r"(?:1 )?[2-9][0-9]{2} (?:[0-9]{3}-|[0-9]{3} )[0-9]{4}", alone=True),
     _shape(r"0[1-9]([ .-])[0-9]{2}(?:\1[0-9]{2}){3}", "FR", alone=True),  # 06 12 34 56 78
-    _shape(r"0[1-9](?:-[0-9]{3,4}-[0-9]{4}|[0-9]-[0-9]{3,4}-[0-9]{3,4}|[0-9]{2}-[0-9]{2,3}-[0-9]{3,4})"),  # 03-1234-5678
+    _shape(
+        r"0[1-9](?:-[0-9]{3,4}-[0-9]{4}|[0-9]-[0-9]{3,4}-[0-9]{3,4}|[0-9]{2}-[0-9]{2,3}-[0-9]{3,4})"
+    ),  # 03-1234-5678
     _shape(r"\(?0[1-9][0-9]{1,3}\)?-[2-9][0-9]{6,7}"),  # 010-62345678
     _shape(r"0[1-9][0-9]{1,3} [0-9]{3,4} [0-9]{3,4}", alone=True),  # 020 7946 0958
     _shape(r"0[1-9][0-9]{3} [0-9]{5,6}", alone=True),  # 07700 900123
     _shape(r"\(0[1-9][0-9]{0,4}\)[ /-]?[0-9]{2,8}(?:[ -][0-9]{2,5}){0,3}", alone=True),  # (030) 123456
-    _shape(r"0[1-9][0-9]{0,4}(?: ?[/-] ?| )[0-9]{2,8}(?:[ -][0-9]{2,5}){0,4}", *_TRUNK_ZERO, alone=True),  # 030 / 1234567
+    _shape(
+        r"0[1-9][0-9]{0,3}(?: ?[/-] ?| )[0-9]{2,8}(?:[ -][0-9]{2,5}){0,4}", *_TRUNK_ZERO, alone=True
+    ),  # 030 / 1234567
     _shape(r"(?:0?\(?[1-9][0-9]\)? ?)9 ?[0-9]{4}-[0-9]{4}"),  # (11) 91234-5678
     _shape(r"\([0-9]{2,3}\) ?[0-9]{3,4}[- ][0-9]{4}"),  # (55) 1234-5678
     _shape(r"8[ -]?\(?[3489][0-9]{2}\)?[ -]?[0-9]{3}[ -][0-9]{2}[ -][0-9]{2}"),  # 8 (495) 123-45-67
@@ -67,20 +73,32 @@ _SHAPES: Final = (
     _shape(r"[1-9][0-9] [0-9]{3} [0-9]{2} [0-9]{2}", "ES", "PL", alone=True),  # 91 123 45 67
     _shape(r"[1-9][0-9] [0-9]{4} [0-9]{4}", "MX", alone=True),  # 55 1234 5678
     _shape(r"3[0-9]{2}[ -][0-9]{6,7}", "IT", alone=True),  # 333 1234567
+    _shape(  # mobile numbers in a row
+        r"0(?:7[1-9][0-9]{8}|[67][0-9]{8}|1[5-7][0-9]{8,9}|4[0-9]{8}|[789]0[0-9]{8}|10[0-9]{8})",
+        *("GB FR DE AU JP KR NL".split()),
+        alone=True,
+    ),
     _shape(r"01[0-9]-[0-9]{3,4}-[0-9]{4}"),  # 010-1234-5678
 )
 _FEWEST_DIGITS, _MOST_DIGITS = 7, 15
-_INTERNATIONAL = re.compile(r"(?:\(?\+[ (]{0,2}|\(?0(?:0|11)[ .-]?(?=[1-9]))[0-9](?:[ .\-/()]{0,3}[0-9]){6,16}(?!\w)", re.ASCII)
-_DIGITS = re.compile(
-    r"\(?[0-9](?:(?: ?[-/] ?|[ .]|\) ?[-/]?| ?\()?[0-9]){6,14}(?! [0-9])" + _RIGHT, re.ASCII
+_SEPARATORS = re.compile("[ ./()-]+")
+_SURE_SEPARATORS = 3
+_INTERNATIONAL = re.compile(
+    r"(?:\(?\+[ (]{0,2}|\(?0(?:0|11)[ .-]?(?=[1-9]))[0-9](?:[ .\-/()]{0,3}[0-9]){6,16}(?!\w)", re.ASCII
 )
+_DIGITS = re.compile(r"\(?[0-9](?:(?: ?[-/] ?|[ .]|\) ?[-/]?| ?\()?[0-9]){6,14}(?! [0-9])" + _RIGHT, re.ASCII)
 _CHINESE_MOBILE = re.compile(r"1[3-9][0-9]{9}")
+_CALL = re.compile(r"[A-Za-z0-9_]\($")
+_IN_CODE = re.compile(r"[\[\]{}=\"<>]")
 _IDEOGRAPH = re.compile(r"[一-鿿]")
-_REGIONS: Final = "US GB DE FR ES IT BR IN CN JP NL PL MX AU KR RU SE CH AT BE PT DK NO TR ZA UA IL NZ ID PH NG SG".split()
+_REGIONS: Final = (
+    "US GB DE FR ES IT BR IN CN JP NL PL MX AU KR RU SE CH AT BE PT DK NO TR ZA UA IL NZ ID PH NG SG".split()
+)
 
 _DATE = re.compile(
     r"(?<![0-9./-])(?:[0-9]{4}([-/.])[0-9]{1,2}\1[0-9]{1,2}|[0-9]{1,2}([-/.])[0-9]{1,2}\2(?:19|20)[0-9]{2})(?![0-9]|[-./][0-9])"
 )
+_ZIP_CODE = re.compile(r"[0-9]{5}-[0-9]{4}")
 _COMPACT_DATE = re.compile(r"(?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])(?:[0-9]{4}|[0-9]{6})?")
 
 
@@ -102,14 +120,16 @@ def _international(seen: str, start: int, before: str) -> int:
     found = _INTERNATIONAL.match(seen, start)
     if not found or ("+" not in found[0] and is_after_digits(before)):
         return 0
-    ends = [found.end(), *(start + cut.start() for cut in reversed(list(re.finditer(r"[ ./()-]+", found[0]))))]
+    if re.match(r"\.[0-9]", seen[found.end() : found.end() + 2]):
+        return 0  # a decimal fraction
+    ends = [found.end(), *(start + cut.start() for cut in reversed(list(_SEPARATORS.finditer(found[0]))))]
     candidates = [(end, seen[start:end]) for end in ends if _FEWEST_DIGITS < len(_digits(seen[start:end])) <= 17]
     by_plus = "+" in found[0]
     for end, written in candidates:
         if _is_valid(_called(written), None) and _is_written_as_one(written, before):
             return end
     for end, written in candidates:
-        if by_plus and _is_plausible(_called(written)) and _is_written_as_one(written, before):
+        if (by_plus or len(_SEPARATORS.findall(written)) >= _SURE_SEPARATORS) and _is_plausible(_called(written)) and _is_written_as_one(written, before):
             return end
     return 0
 
@@ -132,11 +152,12 @@ def _is_written_as_one(written: str, before: str) -> bool:
 def _national(seen: str, start: int, before: str) -> int:
     for shape in _SHAPES:
         found = None if shape.is_alone and is_after_digits(before) else shape.pattern.match(seen, start)
-        if found and 8 <= len(_digits(found[0])) <= 12 and not _DATE.match(found[0]):
+        if found and 9 <= len(_digits(found[0])) <= 12 and not _ZIP_CODE.fullmatch(found[0]):
             if shape.regions and not any(_is_valid(found[0], region) for region in shape.regions):
                 continue
             label = label_before(before) or label_after(seen, found.end())
-            return 0 if label and label.tight and label.meaning not in ("phone", "host") else found.end()
+            is_named = label and (label.tight or found[0].isdigit()) and label.meaning not in ("phone", "host")
+            return 0 if is_named else found.end()
     return 0
 
 
@@ -148,7 +169,7 @@ def _labelled(seen: str, start: int, before: str) -> int:
     digits = _digits(found[0])
     if not _FEWEST_DIGITS <= len(digits) <= _MOST_DIGITS or _COMPACT_DATE.fullmatch(found[0]):
         return 0
-    if re.fullmatch(r"[0-9]+\.[0-9]+", found[0]):
+    if re.fullmatch(r"[0-9]+\.[0-9]+", found[0]) or (found[0].isdigit() and _CALL.search(before)):
         return 0
     label = label_before(before) or label_after(seen, found.end())
     if label is None:
@@ -156,7 +177,7 @@ def _labelled(seen: str, start: int, before: str) -> int:
         return found.end() if in_chinese else 0
     if not _says_phone(label):
         return 0
-    is_known = label.tight or _is_somewhere(found[0], digits)
+    is_known = label.tight or (not _IN_CODE.search(before) and _is_somewhere(found[0], digits))
     return found.end() if is_known else 0
 
 

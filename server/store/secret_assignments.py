@@ -11,67 +11,99 @@ import re
 from collections.abc import Iterator
 from typing import Final, Literal
 
-from honed.server.store.secret_values import is_code, is_high_entropy, is_placeholder, is_secret_password, is_secret_token
+from honed.server.store.secret_values import (
+    is_code,
+    is_high_entropy,
+    is_secret_passphrase,
+    is_secret_password,
+    is_secret_token,
+)
 from honed.server.store.text_spans import MASK, Span, lowered, merged
 
 Strength = Literal["password", "token", "weak"]
 
+# By how much a name says: after a password's a word may be one, a weak one needs a value that is nothing but random.
+# A space in a name is written as a tilde here.
+_WORDS: Final[dict[Strength, str]] = {
+    "password": """
+        password passwd passphrase passcode passwrd passw _pass -pass dbpass userpass pwd pw
+        passwort kennwort contraseña contrasena contrasenya clave senha palavra-passe parola parolă
+        mot~de~passe mot_de_passe motdepasse mdp wachtwoord hasło haslo heslo jelszó lösenord passord şifre sifre
+        κωδικός пароль 密码 密碼 口令 パスワード 暗証番号 비밀번호 암호 पासवर्ड كلمة~المرور كلمة~السر סיסמה סיסמא รหัสผ่าน
+        mật~khẩu""",
+    "token": """
+        secret secret_key secret-key secret~key secretkey client-secret token pass apikey api_key api-key api~key
+        access_key access-key access~key accesskey private_key private-key private~key privatekey
+        auth_key auth-key authkey account_key account~key accountkey signing_key signing~key
+        encryption_key encryption~key encryptionkey master_key master-key master~key masterkey
+        shared_key shared~key storage_key service_key license_key credential credentials
+        clé~api clé~d'api clave~api clave~de~api chave~api chave~de~api chave_api api-schlüssel api~schlüssel geheimnis
+        密钥 密鑰 秘钥 令牌 apiキー トークン シークレット 토큰 비밀키 токен секрет ключ~api api-ключ""",
+    "weak": """
+        key auth authorization signature sig cookie session sessionid session_id jwt salt seed chave schlüssel ключ キー 키""",
+}
 _NAMES: Final[dict[str, Strength]] = {
-    name.replace("~", " "): strength
-    for strength, names in {
-        "password": "password passwd passphrase passcode passwort kennwort contraseña contrasena contrasenya senha wachtwoord "
-        "hasło haslo parola parolă şifre sifre lösenord passord heslo jelszó "
-        "mot~de~passe motdepasse mot_de_passe mdp pwd passwrd passw _pass -pass dbpass userpass clave palavra-passe κωδικός пароль "
-        "密码 密碼 口令 パスワード 暗証番号 비밀번호 암호 पासवर्ड كلمة~المرور كلمة~السر סיסמה סיסמא รหัสผ่าน mật~khẩu",
-        "token": "secret secret_key secret-key secret~key secretkey pass token apikey api_key api-key api~key access_key access-key access~key accesskey private_key private~key "
-        "private-key privatekey auth_key auth-key authkey account_key accountkey account~key signing_key signing~key "
-        "encryption_key encryption~key encryptionkey master_key master-key master~key masterkey shared_key shared~key "
-        "storage_key service_key license_key clé~api cle~api clé~d'api clave~api clave~de~api chave~api chave~de~api "
-        "chave_api api-schlüssel api~schlüssel geheimnis zugangstoken credential credentials client-secret "
-        "密钥 密鑰 秘钥 令牌 apiキー トークン シークレット 토큰 비밀키 токен секрет ключ~api api-ключ",
-        "weak": "key auth authorization signature sig cookie session sessionid session_id jwt salt seed "
-        "chave schlüssel ключ キー 키",
-    }.items()
-    for name in names.split()
+    name.replace("~", " "): strength for strength, names in _WORDS.items() for name in names.split()
 }
 # Few strings that one of is in every ASCII name: most texts have none of them.
 _ROOTS: Final = (
-    "pass key secret token auth pwd credential sig cookie session jwt salt seed mdp senha parol sifre contrase wort wachtw "
-    "clave chave haslo heslo geheim".split()
+    *("pass", "key", "secret", "token", "auth", "pw", "credential", "sig", "cookie", "session", "jwt", "salt", "seed"),
+    *("mdp", "senha", "parola", "sifre", "contrase", "wort", "wachtw", "clave", "chave", "haslo", "heslo", "geheim"),
 )
 _ASCII_NAMES: Final = {root: [name for name in _NAMES if name.isascii() and root in name] for root in _ROOTS}
 _OTHER_NAMES: Final = tuple(name for name in _NAMES if not name.isascii())
-# Inside of other words: `compass`, `monkey`, `besides`.
-_WHOLE_WORDS: Final = frozenset(name for name in _NAMES if _NAMES[name] == "weak" or len(name) <= 6 and name.isascii())
-_NO_SECRETS: Final = re.compile(
-    r"(?:public|publishable|primary|foreign|sort|order|partition|cache|unique|idempotency|row|group|object|pad|eos|bos|cls|sep|unk|mask|"
-    r"stop|special|next|page|continuation|hash|shortcut|hot|arrow|map|dict|json|natural|composite|hard|random|num|host|answer|trans|palabra|palavra|"
-    r"bypass|one|single|first|last|low|high|band|by|max|min|csrf|xsrf|turn|music|piano|minor|major)[_ -]?$"
+# Inside of other words: `compass`, `monkey`.
+_WHOLE_WORDS: Final = frozenset(
+    name for name, strength in _NAMES.items() if strength == "weak" or (len(name) <= 6 and name.isascii())
 )
-_SUFFIX = r"(?:[_-]?(?:base|prod|production|dev|development|staging|test|live|value|hash_?key|id_?secret|[0-9]{1,2}))?(?![A-Za-z0-9_])"
-_IS = r"(?:is|was|ist|war|lautet|es|est|é|è|e'|jest|är|er|adalah|это|है)"
-_BETWEEN = r"(?:[ \t](?!(?:is|must|should|was|ist|es|est)\b)[\w'’.-]{1,16}){0,4}?"
+_NO_SECRETS: Final = re.compile(
+    r"(?:public|publishable|primary|foreign|sort|order|partition|cache|unique|idempotency|row|group|object|pad|eos|bos|"
+    r"cls|sep|unk|mask|stop|special|next|page|continuation|hash|shortcut|hot|arrow|map|dict|json|natural|composite|"
+    r"hard|random|num|host|answer|trans|palabra|palavra|bypass|one|single|first|last|low|high|band|by|max|min|csrf|"
+    r"xsrf|turn|music|piano|minor|major)[_ -]?$"
+)
+
+_SUFFIX: Final = (
+    r"(?:[_-]?(?:base|prod|production|dev|development|staging|test|live|value|[0-9]{1,2}))?(?![A-Za-z0-9_])"
+)
+_TYPE: Final = r"(?:[ ]?:[ ]?[A-Za-z][\w<>\[\]|.& ]{0,24}(?=[ ]?=[^=>]))?"  # `: str`, before the sign of equality
 _AFTER_NAME = re.compile(
     rf"""{_SUFFIX}
-    (?:(?P<code>[\\"'`\])}}]{{0,4}}(?:[ ]?:[ ]?[A-Za-z][\w<>\[\]|.& ]{{0,24}}(?=[ ]?=[^=>]))?[ \t]{{0,8}}(?P<by>=>|:=|={{1,3}}|:|\?\??=?|\|\|=?|->)[ \t]{{0,8}}>?)
+    (?:(?P<code>[\\"'`\])}}]{{0,4}}{_TYPE}[ \t]{{0,8}}(?:=>|:=|={{1,3}}|:|\?\??=?|\|\|=?|->)[ \t]{{0,8}}>?)
     |(?P<attribute>["'][ ]value[ ]?=[ ]?(?=["']))
     |(?P<tag>>)
-    |(?P<call>["'],[ ]?(?=["'`]))
+    |(?P<argument>["'],[ ]?(?=["'`]))
     |(?P<setter>\([ ]?(?=["'`]))
     |(?P<option>[ \t]{{1,3}}(?=\S))
     )""",
     re.VERBOSE,
 )
+_BEFORE_NAME: Final = {
+    "code": re.compile(""),
+    "attribute": re.compile(""),
+    "tag": re.compile(r"<[\w:.-]{0,40}$"),
+    "argument": re.compile(
+        r"(?i)(?:define|put|set\w{0,20}|putenv|add|append|header|with\w{0,20}|env|property)\(\s?[\"'][\w.-]{0,40}$"
+    ),
+    "setter": re.compile(r"(?i)(?:set|with|update|change|reset|new)_?\w{0,20}$"),
+    "option": re.compile(r"(?:^|\s)--?[\w-]{0,24}$"),
+}
+_NAME_CHARS = 64
+_IS: Final = r"(?:is|was|ist|war|lautet|es|est|é|è|e'|jest|är|er|adalah|это|है)"
+_BETWEEN: Final = r"(?:[ \t](?!(?:is|must|should|was|ist|es|est)\b)[\w'’.-]{1,16}){0,4}?(?:[ \t]{1,3}\([^()\n]{1,24}\))?"
 _PROSE = re.compile(
-    rf"""(?:{_BETWEEN}(?:[ \t]{{1,3}}\([^()\n]{{1,24}}\))?(?:[ \t]{{0,3}}:[ \t]{{0,3}}|[ \t]{{1,3}}{_IS}[ \t]{{0,2}}:?[ \t]{{1,3}})
-        |[ \t]?(?:是|为|為|は|는|은|이|가)[ \t:]{{0,3}})""",
+    rf"""{_BETWEEN}(?:[ \t]{{0,3}}:[ \t]{{0,3}}|[ \t]{{1,3}}{_IS}[ \t]{{0,2}}:?[ \t]{{1,3}})
+        |[ \t]?(?:是|为|為|は|는|은|이|가)[ \t:]{{0,3}}""",
     re.VERBOSE | re.IGNORECASE,
 )
-_CONNECTED = re.compile(rf"[:是为為は는은이가]|[ \t]{_IS}[ \t:]", re.IGNORECASE)
+_CONNECTION = re.compile(rf"[:是为為は는은이가]|[ \t]{_IS}[ \t:]", re.IGNORECASE)
 _PROSE_CHARS = 96
-_QUOTED = re.compile(r"""[bfruBFRU@]{0,2}\\?(?:"(?P<double>(?:[^"\\\n]|\\[^"\n]){1,400})\\?"|'(?P<single>(?:[^'\\\n]|\\.){1,400})'|`(?P<back>[^`\n]{1,400})`)""")
+_QUOTED = re.compile(
+    r"""[bfruBFRU@]{0,2}\\?
+    (?:"(?P<double>(?:[^"\\\n]|\\[^"\n]){1,400})\\?"|'(?P<single>(?:[^'\\\n]|\\.){1,400})'|`(?P<back>[^`\n]{1,400})`)""",
+    re.VERBOSE,
+)
 _BARE = re.compile(rf"(?:[^\s\"'`<>,;&(){{}}\[\]|{MASK}]|&(?!\w{{1,20}}=)){{1,400}}+")
-_CALL_NAMES = re.compile(r"(?:define|put|set\w{0,20}|setenv|putenv|add|append|header|with\w{0,20}|env|property)\(\s?[\"']?[\w.-]{0,40}$", re.IGNORECASE)
 
 
 def find_assigned_secrets(seen: str) -> list[Span]:
@@ -94,53 +126,45 @@ def _values_of(name: str, seen: str, low: str) -> Iterator[Span]:
 
 def _is_name(name: str, start: int, seen: str, low: str) -> bool:
     before = low[max(0, start - 24) : start]
-    if name in _WHOLE_WORDS and before[-1:].isalpha() and before[-1:].isascii():
-        is_camel = seen[start].isupper() and not seen[start - 1].isupper()
-        if not is_camel:
-            return False
+    is_inside = name in _WHOLE_WORDS and before[-1:].isalpha() and before[-1:].isascii()
+    if is_inside and not (seen[start].isupper() and seen[start - 1].islower()):  # `dbKey` has a name inside
+        return False
     return not _NO_SECRETS.search(before)
 
 
 def _value_behind(seen: str, start: int, end: int, strength: Strength) -> Span | None:
     found = _AFTER_NAME.match(seen, end)
-    if found and found["code"] is not None:
-        return _value(seen, found.end(), strength, is_tight=not re.search(r"[ \t:]", found["code"]))
-    if found and found["tag"] and re.search(r"<[\w:.-]{0,40}$", seen[max(0, start - 41) : start]):
-        return _value(seen, found.end(), strength, is_tight=True, ends="<")
-    if found and found["attribute"]:
-        return _value(seen, found.end(), strength, is_tight=True)
-    if found and found["call"] and _CALL_NAMES.search(seen, max(0, start - 60), start):
-        return _value(seen, found.end(), strength, is_tight=True)
-    if found and found["setter"] and re.search(r"(?i)(?:set|with|update|change|reset|new)_?\w{0,20}$", seen[max(0, start - 30) : start]):
-        return _value(seen, found.end(), strength, is_tight=True)
-    if found and found["option"] and re.search(r"(?:^|\s)--?[\w-]{0,24}$", seen[max(0, start - 26) : start]):
-        return _value(seen, found.end(), strength, is_tight=True)
-    is_prose = strength != "weak" and _CONNECTED.search(seen, end, end + _PROSE_CHARS)
-    found = _PROSE.match(seen, end) if is_prose else None
-    return _value(seen, found.end(), strength, is_tight=False) if found else None
+    form = found.lastgroup if found else None
+    if found and form and _BEFORE_NAME[form].search(seen[max(0, start - _NAME_CHARS) : start]):
+        is_tight = form != "option" and not (form == "code" and re.search(r"[ \t:]", found[form]))
+        return _value(seen, found.end(), strength, is_tight=is_tight, must_end="<" if form == "tag" else "")
+    if strength == "weak" or not _CONNECTION.search(seen, end, end + _PROSE_CHARS):
+        return None
+    prose = _PROSE.match(seen, end)
+    return _value(seen, prose.end(), strength, is_prose=True) if prose else None
 
 
-def _value(seen: str, start: int, strength: Strength, *, is_tight: bool, ends: str = "") -> Span | None:
-    """`is_tight`: assigned without a space or in a form that only machines read, so that a plain word may be a password."""
-    quoted = _QUOTED.match(seen, start)
-    if quoted:
+def _value(
+    seen: str, start: int, strength: Strength, *, is_tight: bool = False, is_prose: bool = False, must_end: str = ""
+) -> Span | None:
+    """`is_tight`: assigned without a space or as only machines read it, so that a plain word may be a password."""
+    if quoted := _QUOTED.match(seen, start):
         first, last = quoted.span(quoted.lastgroup or 0)
-        return (first, last) if _is_secret(seen[first:last], strength, literal=True, quoted=True) else None
+        value = seen[first:last]
+        is_phrase = strength == "password" and is_secret_passphrase(value)
+        return (first, last) if is_phrase or _is_secret(value, strength, literal=not is_prose) else None
     bare = _BARE.match(seen, start)
-    if not bare:
+    value = bare[0].rstrip(".,:?)") if bare else ""
+    if not bare or not value:
         return None
-    value = bare[0].rstrip(".,:?)")
-    last, follows = start + len(value), seen[bare.end() : bare.end() + 1]
-    if ends and follows != ends or is_code(value, follows):
-        return None
+    follows = seen[bare.end() : bare.end() + 1]
     literal = is_tight and follows not in (")", ",")
-    return (start, last) if value and _is_secret(value, strength, literal=literal, quoted=False) else None
+    if (must_end and follows != must_end) or is_code(value, follows, literal=literal):
+        return None
+    return (start, start + len(value)) if _is_secret(value, strength, literal=literal) else None
 
 
-def _is_secret(value: str, strength: Strength, *, literal: bool, quoted: bool) -> bool:
+def _is_secret(value: str, strength: Strength, *, literal: bool) -> bool:
     if strength == "weak":
         return is_high_entropy(value)
-    if strength == "token":
-        return is_secret_token(value, literal=literal)
-    is_phrase = quoted and re.fullmatch(r"[a-z]+(?: [a-z]+){3,}", value) is not None and not is_placeholder(value)
-    return is_phrase or is_secret_password(value, literal=literal)
+    return (is_secret_token if strength == "token" else is_secret_password)(value, literal=literal)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from honed.server.store.secret_values import is_placeholder, is_secret_password, is_varied, kinds_of_characters
+from honed.server.store.secret_values import entropy, is_placeholder, is_secret_password, is_varied, kinds_of_characters
 from honed.server.store.text_spans import Span, merged
 
 _LONG_WORD = 16  # no token is shorter
@@ -21,7 +21,7 @@ _WORD_CHARS: Final = r"(?<![A-Za-z0-9_-])"
 _TOKENS: Final = tuple(
     (needle, re.compile(_WORD_CHARS + pattern))
     for needle, pattern in (
-        ("sk-", r"sk-[A-Za-z0-9_-]{16,}+"),  # OpenAI, Anthropic, OpenRouter, DeepSeek
+        ("sk-", r"sk-(?!ecdsa|ssh)[A-Za-z0-9_-]{16,}+"),  # OpenAI, Anthropic, OpenRouter, DeepSeek
         ("AKIA", r"AKIA[A-Z0-9]{16}(?![A-Za-z0-9])"),
         ("ASIA", r"ASIA[A-Z0-9]{16}(?![A-Za-z0-9])"),
         ("gh", r"gh[pousr]_[A-Za-z0-9]{20,}+"),
@@ -83,12 +83,15 @@ _TOKENS: Final = tuple(
     )
 )
 _AMAZON_SECRET = re.compile(r"(?<![A-Za-z0-9/+=_.-])[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=_-])")
+_AMAZON_BITS = 4.3  # a character; names of forty letters have less
 _KEY_BEGIN: Final = r"-----BEGIN [A-Z0-9 ]{0,24}PRIVATE KEY(?: BLOCK)?-----"
 _PRIVATE_KEY = re.compile(
     rf"{_KEY_BEGIN}(?:(?:[^-]|-(?!----))*+-----END [A-Z0-9 ]{{0,24}}PRIVATE KEY(?: BLOCK)?-----|(?:[A-Za-z0-9+/=]|\\[nr]|\s)*+)"
 )
 _KEY_DATA = re.compile(r"[A-Za-z0-9+/=]{16}")
-_URL_PASSWORD = re.compile(r"(?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]{1,20}://[^\s:/?#@\"'<>]{0,80}:([^\s/\"'<>]{1,160})@(?=[^\s@])")
+_URL_PASSWORD = re.compile(
+    r"(?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]{1,20}://[^\s:/?#@\"'<>]{0,80}:([^\s/\"'<>]{1,160})@(?=[^\s@])"
+)
 _TRIVIAL_PASSWORDS: Final = frozenset("password passwd pass pwd pw secret passwort contraseña senha mdp".split())
 _HEADER = re.compile(
     r"""(?i:\b(?:proxy-)?authorization["']?\s{0,2}[:=]\s{0,2}["']?(?:(?:bearer|basic|token|digest|apikey|api-key|bot|key)\s{1,3})?
@@ -113,7 +116,13 @@ _ARGUMENTS: Final = tuple(
 def find_secret_shapes(seen: str) -> list[Span]:
     """Overlapping spans are merged: a token in a header is one secret."""
     low = seen.lower()  # only to ask what is in it: its length may differ
-    spans = [*_private_keys(seen), *_url_passwords(seen), *_headers(seen, low), *_arguments(seen, low), *_amazon_secrets(seen, low)]
+    spans = [
+        *_private_keys(seen),
+        *_url_passwords(seen),
+        *_headers(seen, low),
+        *_arguments(seen, low),
+        *_amazon_secrets(seen, low),
+    ]
     ascii_only = seen if seen.isascii() else seen.encode("ascii", "replace").decode().replace("?", " ")
     if long_words := " ".join([word for word in ascii_only.split() if len(word) >= _LONG_WORD]):
         spans += _tokens(seen, long_words)
@@ -143,7 +152,8 @@ def _amazon_secrets(seen: str, low: str) -> Iterator[Span]:
     """They have no prefix: told from a hash by its letters of both cases, and only where the service is spoken of."""
     if "AKIA" in seen or "ASIA" in seen or "aws" in low or "amazon" in low:
         for found in _AMAZON_SECRET.finditer(seen):
-            if kinds_of_characters(found[0].replace("/", "").replace("+", "")) >= 3:
+            letters_and_digits = re.sub("[/+]", "", found[0])
+            if kinds_of_characters(letters_and_digits) >= 3 and entropy(found[0]) >= _AMAZON_BITS:
                 yield found.span()
 
 
@@ -157,7 +167,7 @@ def _private_keys(seen: str) -> Iterator[Span]:
 def _url_passwords(seen: str) -> Iterator[Span]:
     if "://" in seen and "@" in seen:
         for found in _URL_PASSWORD.finditer(seen):
-            if not is_placeholder(found[1]) and found[1].lower() not in _TRIVIAL_PASSWORDS:
+            if len(found[1]) > 2 and not is_placeholder(found[1]) and found[1].lower() not in _TRIVIAL_PASSWORDS:
                 yield found.span(1)
 
 
@@ -165,8 +175,13 @@ def _headers(seen: str, low: str) -> Iterator[Span]:
     if "bearer" in low or "authorization" in low or "basic " in low:
         for found in _HEADER.finditer(seen):
             value = found["value"].rstrip(".,:")
-            has_shape = len(value) >= 16 and kinds_of_characters(value) >= 2 or any(char.isdigit() for char in value)
-            if has_shape and is_varied(value) and not is_placeholder(value):
+            is_header = "uthorization" in found[0][:24] or "UTHORIZATION" in found[0][:24]
+            if (
+                (is_header or len(value) >= _LONG_WORD)
+                and kinds_of_characters(value) >= 2
+                and is_varied(value)
+                and not is_placeholder(value)
+            ):
                 yield found.start("value"), found.start("value") + len(value)
 
 

@@ -221,9 +221,8 @@ def _thumbs(rows: Iterable[Any]) -> Proportion | None:
 
 def _policies(connection: Connection, rows: Sequence[Any]) -> list[PolicyCounts]:
     by_policy = select(Completion.policy_id, func.count()).group_by(Completion.policy_id)
-    answered = dict(connection.execute(by_policy.order_by(Completion.policy_id)).tuples().all())
     found = []
-    for policy_id, completions in answered.items():
+    for policy_id, completions in connection.execute(by_policy.order_by(Completion.policy_id)):
         mine = [row for row in rows if row.policy_id == policy_id]
         found.append(PolicyCounts(policy_id, completions, sum(row[-1] for row in mine), _thumbs(mine)))
     return found
@@ -251,7 +250,7 @@ def _redactions(connection: Connection) -> dict[str, int]:
     found = text("completions.redactions <> '{}'")
     count = func.sum(cast(pairs.c.value, Integer))
     query = select(pairs.c.key, count).select_from(Completion).where(found)
-    return _summed(connection.execute(query.group_by(pairs.c.key)).tuples())
+    return _summed((kind, number) for kind, number in connection.execute(query.group_by(pairs.c.key)))
 
 
 def _growth(connection: Connection, today: date, days: int) -> list[DayCounts]:

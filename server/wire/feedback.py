@@ -11,7 +11,7 @@ from pydantic import Discriminator as UnionBranch
 from pydantic import Field, Tag, model_validator
 
 from honed.server.wire.metadata import Metadata
-from honed.server.wire.request import RequestPart
+from honed.server.wire.request import RequestPart, Storable
 from honed.server.wire.response import ResponsePart
 from honed.server.wire.unsupported import problem
 
@@ -23,7 +23,7 @@ MAX_ANSWERS = 32
 Kind = Literal["thumb", "rating", "comparison", "ranking", "correction", "comment"]
 Source = Literal["labeler", "user", "automatic"]
 ChoiceIndex = Annotated[int, Field(ge=0, le=2**31 - 1)]
-CompletionId = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS)]
+CompletionId = Annotated[Storable, Field(min_length=1, max_length=MAX_ID_CHARS)]
 FeedbackText = Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARS)]
 
 
@@ -60,7 +60,7 @@ Ranking = Annotated[
 class _FeedbackRequest(RequestPart):
     completion_id: CompletionId
     choice: ChoiceIndex = Field(default=0, description="Index of the answer that is judged.")
-    labeler: str | None = Field(
+    labeler: Storable | None = Field(
         default=None,
         min_length=1,
         max_length=MAX_LABELER_CHARS,
@@ -69,7 +69,7 @@ class _FeedbackRequest(RequestPart):
     source: Source | None = Field(
         default=None, description="Who judged; unset, a labeler where one is named, else a user."
     )
-    idempotency_key: str | None = Field(
+    idempotency_key: Storable | None = Field(
         default=None, min_length=1, max_length=MAX_ID_CHARS, description="The same key again is the same feedback."
     )
     metadata: Metadata = Field(default={})

@@ -9,18 +9,16 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from honed.server.wire.feedback import MAX_ID_CHARS, MAX_LABELER_CHARS, FeedbackText
-from honed.server.wire.request import INT64_MAX, RequestPart
+from honed.server.wire.request import INT64_MAX, RequestPart, Storable
 from honed.server.wire.response import FinishReason, ResponsePart, omitted_when_none
 from honed.server.wire.unsupported import problem
 
 MAX_ANSWERS = 9
 
-NO_NUL = r"^[^\x00]*$"  # PostgreSQL has no NUL in texts
-
 Label = Literal["A", "B", "C", "D", "E", "F", "G", "H", "I"]
 State = Literal["leased", "ranked", "skipped", "all_bad"]
 Verdict = Literal["ranked", "skip", "all_bad"]
-Labeler = Annotated[str, Field(min_length=1, max_length=MAX_LABELER_CHARS, pattern=NO_NUL)]
+Labeler = Annotated[Storable, Field(min_length=1, max_length=MAX_LABELER_CHARS)]
 Group = Annotated[list[Label], Field(min_length=1, max_length=MAX_ANSWERS, fail_fast=True)]
 
 
@@ -46,7 +44,7 @@ class VerdictRequest(RequestPart):
     demonstration: FeedbackText | None = Field(default=None, description="The answer as it should have been.")
     comment: FeedbackText | None = None
     labeler: Labeler | None = Field(default=None, description="As for the lease.")
-    idempotency_key: Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS, pattern=NO_NUL)] | None = None
+    idempotency_key: Annotated[Storable, Field(min_length=1, max_length=MAX_ID_CHARS)] | None = None
 
     @model_validator(mode="after")
     def _parts_fit_the_verdict(self) -> Self:

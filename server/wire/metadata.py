@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
+from honed.server.wire.request import Storable
 from honed.server.wire.unsupported import problem
 
 MAX_PAIRS = 16
@@ -19,7 +20,7 @@ def _few(value: Any) -> Any:
 
 
 Metadata = Annotated[
-    dict[Annotated[str, Field(max_length=MAX_KEY_CHARS)], Annotated[str, Field(max_length=MAX_VALUE_CHARS)]],
+    dict[Annotated[Storable, Field(max_length=MAX_KEY_CHARS)], Annotated[Storable, Field(max_length=MAX_VALUE_CHARS)]],
     BeforeValidator(_few),
     Field(json_schema_extra={"maxProperties": MAX_PAIRS}),
 ]

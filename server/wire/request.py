@@ -18,6 +18,8 @@ MAX_TOKEN_ID_DIGITS = 10
 # `Field(deprecated=True)` would also warn whoever reads the field in Python.
 DEPRECATED: JsonDict = {"deprecated": True}
 
+
+Storable = Annotated[str, Field(pattern=r"^[^\x00]*$")]  # databases have no NUL in texts
 NonEmptyStr = Annotated[str, Field(min_length=1)]
 TokenId = Annotated[int, Field(ge=0, le=10**MAX_TOKEN_ID_DIGITS - 1)]
 # A list of a million wrong values is one problem, not a million.

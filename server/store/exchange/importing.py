@@ -144,15 +144,14 @@ def _insert_new(connection: Connection, ingest: Ingest, new: Sequence[_Prepared]
 def _prepare(entry: Entry, ingest: Ingest, said: Counter[bytes], now_s: float) -> _Prepared:
     """`said`: how often each record was in the file before, by its hash."""
     record = entry.record
-    found: Counter[str] = Counter()
+    redactions: Counter[str] = Counter()
 
     def clean(text: str) -> str:
         redaction = ingest.clean(text)
-        found.update(redaction.counts)
+        redactions.update(redaction.counts)
         return redaction.text
 
     digest = blake2b(json.dumps(_said(record, clean)).encode(), digest_size=10).digest()
-    redactions = found.copy()
     completion = LoggedCompletion(
         id=f"{SOURCE}-{said[digest]:012x}{digest.hex()}",
         endpoint="text" if is_text(record.prompt) else "chat",
@@ -168,7 +167,7 @@ def _prepare(entry: Entry, ingest: Ingest, said: Counter[bytes], now_s: float) -
         tags={} if record.external_id is None else {ID_TAG: record.external_id},
     )
     said[digest] += 1
-    rows = [_feedback(entry.line, completion, *judgement) for judgement in _judgements(record, clean)]
+    rows = [_feedback(entry.line, completion, *judgement) for judgement in _judgements(record, ingest)]
     return _Prepared(completion, rows, _targets(record, rows), redactions)
 
 
@@ -198,23 +197,25 @@ def _choices(record: Record) -> list[LoggedChoice]:
     return [LoggedChoice(0, record.answer, "stop")] if isinstance(record, Thumb) else []
 
 
-def _judgements(record: Record, clean: Clean) -> Iterator[tuple[Kind, int, int | None, str | None]]:
+def _judgements(record: Record, ingest: Ingest) -> Iterator[tuple[Kind, int, int | None, str | None]]:
     """Kind, choice, number and text of each. The first is what `_targets` belong to."""
     if isinstance(record, Ranking):
         best = min(range(len(record.answers)), key=lambda index: record.answers[index].rank)
         yield "comparison" if _is_pair(record) else "ranking", best, None, None
         if record.demonstration is not None:
-            yield "correction", best, None, clean(record.demonstration)
+            yield "correction", best, None, ingest.clean(record.demonstration).text
     elif isinstance(record, Thumb):
         yield "thumb", 0, int(record.label), None
     elif isinstance(record, Demonstration):
-        yield "correction", 0, None, clean(record.answer)
+        yield "correction", 0, None, ingest.clean(record.answer).text
 
 
 def _is_pair(record: Ranking) -> bool:
     """Whether a row of a chosen and a rejected answer says all of it."""
-    is_plain = record.demonstration is None and all(answer.source is None for answer in record.answers)
-    return is_plain and [answer.rank for answer in record.answers] == [1, 2]
+    if record.demonstration is not None or [answer.rank for answer in record.answers] != [1, 2]:
+        return False
+    better, worse = record.answers
+    return better.text != worse.text and better.source is None and worse.source is None
 
 
 def _feedback(

@@ -11,11 +11,12 @@ to none, or write Parquet, which has no such rule.
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from honed.server.store.exchange.records import Answer, Demonstration, Message, Prompt, Ranking, Thumb, is_text, message
 
 Row: TypeAlias = dict[str, Any]
+What: TypeAlias = Literal["demonstrations", "pairs", "rankings", "thumbs", "prompts", "completions"]
 
 
 def prompt_row(record: Prompt) -> Row:
@@ -30,6 +31,14 @@ def demonstration_row(record: Demonstration) -> Row:
     else:
         row = {"messages": [*_prompt(record.prompt), dict(message("assistant", record.answer))]}
     return _identified(record.external_id) | row
+
+
+def completion_row(record: Demonstration) -> Row:
+    """TRL's prompt-completion: what a model answered, apart from what it was asked."""
+    return _identified(record.external_id) | {
+        "prompt": _prompt(record.prompt),
+        "completion": _completion(record.prompt, record.answer),
+    }
 
 
 def thumb_row(record: Thumb) -> Row:

@@ -1,0 +1,78 @@
+"""Completions that may be trained on: the prompts and the answers of many at once, for an export.
+
+Invariant: whose user denied training, and who denied it for a request, is not in what is loaded here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+from sqlalchemy import Connection, select
+
+from honed.server.store.exchange.importing import ID_TAG, SOURCE
+from honed.server.store.exchange.records import Message, message
+from honed.server.store.messages import Conversation, batches, load_prompts
+from honed.server.store.tables import Choice, Completion
+
+AnswerKey: TypeAlias = tuple[str, int]  # completion, choice
+
+_EXTERNAL_ID: Final = Completion.tags[ID_TAG].as_string().label("external_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What somebody asked. `external_id`: of the record that it was imported with."""
+
+    prompt: tuple[Message, ...]
+    external_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """An answer, and who wrote it where that is known."""
+
+    text: str
+    source: str | None
+
+
+def load_asked(connection: Connection, completion_ids: Iterable[str]) -> dict[str, Asked]:
+    """Those of the completions that may be trained on, by id."""
+    columns = (Completion.id, Completion.prompt_id, Completion.source, _EXTERNAL_ID)
+    rows: list[Any] = []
+    for some in batches(set(completion_ids)):
+        rows += connection.execute(select(*columns).where(Completion.id.in_(some), Completion.trainable)).all()
+    conversations = load_prompts(connection, [row.prompt_id for row in rows])
+    prompts = {prompt_id: as_prompt(conversation) for prompt_id, conversation in conversations.items()}
+    return {row.id: Asked(prompts[row.prompt_id], _external_id(row)) for row in rows}
+
+
+def load_external_ids(connection: Connection, completion_ids: Iterable[str]) -> dict[str, str | None]:
+    """The ids that the completions' records had, None where they had none."""
+    found: dict[str, str | None] = {}
+    for some in batches(completion_ids):
+        query = select(Completion.id, Completion.source, _EXTERNAL_ID).where(Completion.id.in_(some))
+        found.update((row.id, _external_id(row)) for row in connection.execute(query))
+    return found
+
+
+def load_written(connection: Connection, completion_ids: Iterable[str]) -> dict[AnswerKey, Written]:
+    """The answers of the completions."""
+    found: dict[AnswerKey, Written] = {}
+    columns = (Choice.completion_id, Choice.index, Choice.text, Choice.source)
+    for some in batches(completion_ids):
+        query = select(*columns).where(Choice.completion_id.in_(some))
+        for completion_id, index, text, source in connection.execute(query):
+            found[completion_id, index] = Written(text, source)
+    return found
+
+
+def as_prompt(conversation: Conversation) -> tuple[Message, ...]:
+    """Messages as they are stored -> as records have them."""
+    return tuple(message(**each) for each in conversation)
+
+
+def _external_id(row: Any) -> str | None:
+    """A tag of that name is a client's own unless the completion is an import."""
+    return row.external_id if row.source == SOURCE else None
