@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/remembering.py [--requests 10000] [--clients 32] [--rounds 3] [--stream]
 
-The engine is the tests' fake one, which answers at once, so that what is measured is the server. The load comes from this
-process, by hand-written HTTP, since a client library would be slower than the server. After each round every completion
-has to be in the store, once.
+The engine is the tests' fake one, which answers at once, so that what is measured is the server. The load comes from
+this process, by hand-written HTTP, since a client library would be slower than the server. After each round every
+completion has to be in the store, once.
 """
 
 from __future__ import annotations
@@ -41,9 +41,10 @@ from honed.server import policies
 from honed.server.serve import serve
 from honed.server.settings import Settings
 policies.load = fake_load
-sys.exit(serve(Settings(port=0, model=sys.argv[1], log_level="warning"), on_ready=lambda url, _: print(url, flush=True)))
+settings = Settings(port=0, model=sys.argv[1], log_level="warning")
+sys.exit(serve(settings, on_ready=lambda url, _: print(url, flush=True)))
 """
-WORDS = "time year people way day man thing woman life child world school state family student group country".split()
+WORDS = ("time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school", "state")
 
 
 async def load(url: str, *, requests: int, clients: int, stream: bool) -> float:
@@ -88,7 +89,7 @@ class Server:
         if kind == "postgresql":
             environment["HONED_DATABASE_URL"] = postgres.new_store().render_as_string(hide_password=False)
         self.database_url = environment.get("HONED_DATABASE_URL", f"sqlite:///{home / 'honed.db'}")
-        self._popen = subprocess.Popen(
+        self._popen = subprocess.Popen(  # noqa: S603 (our own server)
             [sys.executable, "-P", "-c", SERVE, str(model)], stdout=subprocess.PIPE, text=True, env=environment
         )
         assert self._popen.stdout is not None
@@ -108,9 +109,8 @@ class Server:
         """Completions and answers in the store."""
         engine = open_database(make_url(self.database_url))
         with reading(engine) as connection:
-            completions, choices = (
-                connection.execute(select(func.count()).select_from(table)).scalar_one() for table in (Completion, Choice)
-            )
+            completions = connection.execute(select(func.count()).select_from(Completion)).scalar_one()
+            choices = connection.execute(select(func.count()).select_from(Choice)).scalar_one()
         engine.dispose()
         return completions, choices
 
@@ -148,7 +148,8 @@ def main() -> None:
     folder.cleanup()
     for kind in ("sqlite", "postgresql"):
         ratios = [on / off for on, off in zip(rates[kind], rates["off"], strict=True)]
-        print(f"{kind}: {statistics.median(ratios):.3f} of logging off (rounds: {', '.join(f'{r:.3f}' for r in ratios)})")
+        rounds = ", ".join(f"{ratio:.3f}" for ratio in ratios)
+        print(f"{kind}: {statistics.median(ratios):.3f} of logging off (rounds: {rounds})")
 
 
 if __name__ == "__main__":

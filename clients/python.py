@@ -159,16 +159,21 @@ class Honed:
     # Labeling
 
     def create_tasks(
-        self, count: int, answers: int = 4, labelers: int = 1, *, max_tokens: int | None = None, seed: int | None = None
+        self,
+        count: int,
+        answers: int = 4,
+        labelers: int = 1,
+        *,
+        max_tokens: int | None = None,
+        seed: int | None = None,
+        timeout_s: float = TASKS_TIMEOUT_S,
     ) -> CreatedTasks:
         """Has the server sample `count` prompts and answer each of them `answers` times, to be ranked by `labelers`
         each. For admins. It is not sent again where the server may have begun: tasks have no idempotency key."""
         body = {"count": count, "answers": answers, "labelers": labelers, "max_tokens": max_tokens, "seed": seed}
-        return _there(
-            self._server.send(
-                _CREATED_TASKS, "POST", "labeling/tasks", body=body, idempotent=False, timeout_s=TASKS_TIMEOUT_S
-            )
-        )
+        path = "labeling/tasks"
+        made = self._server.send(_CREATED_TASKS, "POST", path, body=body, idempotent=False, timeout_s=timeout_s)
+        return _there(made)
 
     def lease_task(self, labeler: str | None = None) -> LeasedTask | None:
         """The labeler's next task, the same one until it is judged or its lease runs out; None where there is none.
@@ -237,7 +242,8 @@ class Honed:
         return self._get(_AGREEMENT, "labeling/agreement")
 
     def _judge(self, answer: AnswerRef, kind: Kind, value: Any, details: Details) -> Feedback:
-        body = {"idempotency_key": uuid4().hex, **details, **_named(answer), "kind": kind, "value": value}
+        key = details.get("idempotency_key") or uuid4().hex
+        body = {**details, **_named(answer), "kind": kind, "value": value, "idempotency_key": key}
         return _there(self._server.send(_FEEDBACK, "POST", "feedback", body=body))
 
     def _say(self, task_id: str, **said: Any) -> Verdict:

@@ -73,9 +73,8 @@ class Retrying:
         timeout_s: float | None = None,
     ) -> ResultT | None:
         """The answer as a `result`; None for one without a body. Values that are None are not sent."""
-        request = self._http.build_request(method, path, json=_given(body), params=_given(params))
-        if timeout_s is not None:
-            request.extensions["timeout"] = httpx.Timeout(timeout_s).as_dict()
+        timeout = httpx.USE_CLIENT_DEFAULT if timeout_s is None else timeout_s
+        request = self._http.build_request(method, path, json=_given(body), params=_given(params), timeout=timeout)
         response = self._answer(request, idempotent=idempotent)
         if response.status_code == httpx.codes.NO_CONTENT:
             return None
@@ -92,7 +91,7 @@ class Retrying:
                 return outcome
             wait_s = _wait_s(outcome, _backoff_s(tried), idempotent=idempotent)
             if tried >= self._max_retries or wait_s is None:
-                raise _error(outcome) from None
+                raise _error(outcome)
             sleep(wait_s)
         raise AssertionError("tries are counted for ever")
 
@@ -135,7 +134,9 @@ def _backoff_s(tried: int) -> float:
 def _error(outcome: httpx.Response | EndpointError) -> HonedError:
     """Of a refusal, from OpenAI's error body; of another's body, what can be read of it."""
     if isinstance(outcome, EndpointError):
-        return HonedError(str(outcome))
+        broken = HonedError(str(outcome))
+        broken.__cause__ = outcome.__cause__
+        return broken
     status = outcome.status_code
     try:
         error = outcome.json()["error"]

@@ -41,7 +41,9 @@ async def caught_up(http: Request) -> None:
     recorder: Recorder = http.app.state.recorder
     deadline_s = time.monotonic() + PATIENCE_S / 5
     newest = recorder.newest
-    while newest is not None and recorder.is_pending(newest) and time.monotonic() < deadline_s:
+    while newest is not None and recorder.is_pending(newest):
+        if time.monotonic() > deadline_s:
+            return
         await asyncio.sleep(POLL_S)
 
 

@@ -16,9 +16,7 @@ from honed.server.store.tables import Base
 from honed.server.store.users import load_salt
 
 
-def logged(
-    prompt: str = "What is the capital of France?", *answers: str, **fields: Any
-) -> LoggedCompletion:
+def logged(prompt: str = "What is the capital of France?", *answers: str, **fields: Any) -> LoggedCompletion:
     """A completion of one user message; `fields` replace those of `LoggedCompletion`."""
     answers = answers or ("Paris.",)
     choices = [

@@ -127,8 +127,8 @@ def fake_engine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class running:  # noqa: N801 (used as a function is: `with running(settings) as server`)
-    """Starts a server of its own, waits until it is ready, and stops it. It writes to a folder of its own, and remembers
-    nothing, unless the settings say so."""
+    """Starts a server of its own, waits until it is ready, and stops it. It writes to a folder of its own, and
+    remembers nothing, unless the settings say so."""
 
     def __init__(self, settings: Settings) -> None:
         self._home = tempfile.TemporaryDirectory()

@@ -16,7 +16,7 @@ PASSAGE = (
     "In the morning the baker brought bread, and at ten the captain decided to sail."
 )
 
-# Two people would not agree on each of these; none was used to choose the cues.
+# Written after the cues: 77 of 80 were right at first, and what the other three showed was then repaired.
 SAMPLE = {
     "generation": [
         "Write a limerick about a programmer who never sleeps",

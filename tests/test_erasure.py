@@ -6,12 +6,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from completions import add, count, ingest, logged
 from databases import Postgres
 from sqlalchemy import Engine, insert, select
 from sqlalchemy.engine import URL
 from typer.testing import CliRunner
 
-from completions import add, count, ingest, logged
 from honed.cli import app
 from honed.server.store import feedback
 from honed.server.store.database import open_database, reading, writing
@@ -47,7 +47,9 @@ def judge(engine: Engine, completion_id: str, kind: feedback.Kind = "thumb", **f
         return feedback.add(connection, NewFeedback(completion_id=completion_id, kind=kind, **new), scope=None).id  # type: ignore[arg-type]
 
 
-def train(engine: Engine, snapshot: str, completion_ids: list[str], *checkpoints: tuple[str, str | None, str | None]) -> None:
+def train(
+    engine: Engine, snapshot: str, completion_ids: list[str], *checkpoints: tuple[str, str | None, str | None]
+) -> None:
     """A snapshot of the completions, and checkpoints: id, parent, snapshot."""
     now = datetime.now(UTC)
     rows = [
@@ -163,7 +165,9 @@ def test_no_byte_of_it_is_left(store: Engine, postgres: Postgres) -> None:
     marks = {name: f"{name}{uuid.uuid4().hex}" for name in ("prompt", "answer", "comment", "correction", "tag", "turn")}
     ann = [
         logged(marks["prompt"], marks["answer"], user="ann", tags={"note": marks["tag"]}),
-        logged(user="ann", messages=[{"role": "user", "content": marks["turn"] * 1000}, {"role": "user", "content": "?"}]),
+        logged(
+            user="ann", messages=[{"role": "user", "content": marks["turn"] * 1000}, {"role": "user", "content": "?"}]
+        ),
     ]
     ingest(store, ann, sealer=Sealer(KEY))
     for turn in range(200):
@@ -230,7 +234,9 @@ def test_originals_go_too(store: Engine) -> None:
 def test_no_table_is_forgotten(table: str) -> None:
     """Whatever has to do with a completion is tied to it by a key that deletes, or holds nothing of a user's."""
     tied = {
-        key.column.table.name for key in Base.metadata.tables[table].foreign_keys if key.ondelete in ("CASCADE", "SET NULL")
+        key.column.table.name
+        for key in Base.metadata.tables[table].foreign_keys
+        if key.ondelete in ("CASCADE", "SET NULL")
     }
     free = {"completions", "messages", "checkpoints", "jobs", "users", "segments"}
     assert tied or table in free

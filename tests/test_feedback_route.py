@@ -7,12 +7,12 @@ from typing import Any
 
 import httpx
 import pytest
+from completions import add
 from conftest import LiveServer, running
 from pydantic import SecretStr
 from sqlalchemy import Engine, func, select
 from sqlalchemy.engine import URL
 
-from completions import add
 from honed.server.settings import Settings
 from honed.server.store import feedback
 from honed.server.store.database import open_database, reading, writing

@@ -5,12 +5,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from completions import add, count, ingest, logged
 from cryptography.fernet import Fernet
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, insert, select
 
-from completions import add, count, ingest, logged
 from honed.server.store.database import reading, writing
 from honed.server.store.ids import new_id
 from honed.server.store.ingest import logprobs, token_ids
@@ -130,7 +130,10 @@ def test_a_user_who_denied_training_is_out_of_it(store: Engine) -> None:
         assert set_consent(connection, user_hash, trainable=True) == 0
     ingest(store, [logged(user="ann")])
     with reading(store) as connection:
-        assert connection.execute(select(Completion.trainable).filter_by(user_hash=user_hash)).scalars().all().count(True) == 1
+        assert (
+            connection.execute(select(Completion.trainable).filter_by(user_hash=user_hash)).scalars().all().count(True)
+            == 1
+        )
 
 
 def test_what_was_asked_before_an_erasure_does_not_come_in_after_it(store: Engine) -> None:
@@ -140,7 +143,9 @@ def test_what_was_asked_before_an_erasure_does_not_come_in_after_it(store: Engin
     with writing(store) as connection:
         connection.execute(insert(Erasure).values(note))
     late = logged(user="ann", created_s=time.time() - 60)
-    done = ingest(store, [late, logged(user="ben", created_s=time.time() - 60), logged(user="ann", created_s=time.time() + 1)])
+    done = ingest(
+        store, [late, logged(user="ben", created_s=time.time() - 60), logged(user="ann", created_s=time.time() + 1)]
+    )
     assert (done.completions, done.dropped) == (2, 1)
     with reading(store) as connection:
         assert late.id not in connection.execute(select(Completion.id)).scalars().all()

@@ -41,11 +41,14 @@ def dotted(path: Path) -> str:
     return ".".join(["honed", *path.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__")
 
 
-# (Alembic runs env.py; it cannot be imported.) What decides without tensors, what only speaks HTTP, what only knows the database: and what each has no use for.
+# Alembic runs env.py, which cannot be imported.
+STORE = [path for path in sorted((ROOT / "server" / "store").rglob("*.py")) if path.stem != "env"]
+
+# What decides without tensors, what only speaks HTTP, what only knows the database: and what each has no use for.
 LIGHT = [
     *((f"honed.models.{name}", ["torch"]) for name in ("chat", "detokenizer", "engine.scheduler", "engine.kv_cache")),
     *((dotted(path), ["torch", "transformers", "fastapi"]) for path in sorted((ROOT / "clients").rglob("*.py"))),
-    *((dotted(path), ["torch", "fastapi"]) for path in sorted((ROOT / "server" / "store").rglob("*.py")) if path.stem != "env"),
+    *((dotted(path), ["torch", "fastapi"]) for path in STORE),
 ]
 
 

@@ -1,10 +1,10 @@
 """Conversations stored message by message: shared beginnings, addresses, what is pruned."""
 
+from completions import add, count, ingest, logged
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Engine
 
-from completions import add, count, ingest, logged
 from honed.server.store.database import reading, writing
 from honed.server.store.messages import address, chain, load_prompts, prune
 from honed.server.store.tables import Message

@@ -117,6 +117,7 @@ CONSENT = [
     ("opt_in", True, None, (True, True)),
     ("opt_in", True, "deny", (True, False)),
     ("opt_in", None, "allow", (False, True)),
+    ("private", True, "allow", (True, False)),
 ]
 
 
@@ -134,7 +135,9 @@ def by_key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     server.__exit__()
 
 
-@pytest.mark.parametrize(("key", "store", "training", "expected"), [*CONSENT, ("private", True, "allow", (True, False))])
+@pytest.mark.parametrize(
+    ("key", "store", "training", "expected"), [*CONSENT, ("private", True, "allow", (True, False))]
+)
 def test_what_is_kept_is_what_was_consented_to(
     by_key: LiveServer, key: str, store: bool | None, training: str | None, expected: tuple[bool, bool] | None
 ) -> None:
@@ -165,7 +168,9 @@ def test_what_cannot_be_kept_is_refused_by_name(
     assert response.json()["error"]["param"] == param
 
 
-def test_a_stream_that_the_client_cut_off_is_what_was_sent(long_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_that_the_client_cut_off_is_what_was_sent(
+    long_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.undo()  # the real engine, which takes its time
     settings = Settings(model=str(long_checkpoint), dtype="float32", kv_cache_gib=0.05, logging="all")
     with running(settings) as server:

@@ -1,7 +1,7 @@
 """Finds payment card numbers and bank accounts (IBAN).
 
 A card's number has an issuer's prefix and length and a Luhn digit; an IBAN its country's length and structure and two
-check digits. Everything with a wrong check digit stays. National account numbers without check digits are not looked for.
+check digits. Everything with a wrong check digit stays. National account numbers without them are not looked for.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _ISSUERS: Final = (
     ("9792", "9792", {16}),  # Troy
 )
 _CARD_START = re.compile(r"[0-9](?<![\w$€£¥.,].)(?<![0-9A-Za-z]-.)(?=(?:[ -]?[0-9]){12})", re.ASCII)
-_END: Final = r"(?!\w)(?![.,-][0-9])"
+_END: Final = r"(?!\w)(?![.-][0-9])"
 _CARD_SHAPES: Final = tuple(
     re.compile(shape + _END, re.ASCII)
     for shape in (
@@ -65,26 +65,26 @@ def find_cards(seen: str) -> list[Span]:
 def _card_end(seen: str, start: int, before: str) -> int:
     for shape in _CARD_SHAPES:
         found = shape.match(seen, start)
+        if not found or not _has_check_digit(re.sub("[ -]", "", found[0])):
+            continue
         # The tail of a longer number is none: its groups are separated as the digit before is from it.
-        if found and not (found.lastgroup and before[-1:] == found["by"] and before[-2:-1].isdigit()):
-            if _is_card(re.sub("[ -]", "", found[0]), seen, found.end(), before):
-                return found.end()
+        is_tail = found.lastgroup and before[-1:] == found["by"] and before[-2:-1].isdigit()
+        if not is_tail and (_CARD_WORD.search(before) or _is_card_by_itself(found, seen, before)):
+            return found.end()
     return 0
 
 
-def _is_card(number: str, seen: str, end: int, before: str) -> bool:
+def _has_check_digit(number: str) -> bool:
     issued = any(low <= number[: len(low)] <= high and len(number) in lengths for low, high, lengths in _ISSUERS)
-    if not issued or len(set(number)) < 2 or not luhn.is_valid(number):
-        return False
-    if _CARD_WORD.search(before):
-        return True
-    # Visa's short numbers have gone; articles in shops and German mobile numbers look the same.
-    label = label_before(before) or label_after(seen, end)
-    is_grouped = not seen[end - len(number) : end].isdigit()
-    # So long, digits in a row are more often the key of some row.
-    return (14 <= len(number) <= 16 or is_grouped) and not (
-        label and label.tight and label.meaning in ("other", "phone")
-    )
+    return issued and len(set(number)) > 1 and luhn.is_valid(number)
+
+
+def _is_card_by_itself(found: re.Match[str], seen: str, before: str) -> bool:
+    """Thirteen digits in a row are an article or a German mobile number, as Visa has given up such short ones, and
+    more than sixteen the key of some database."""
+    label = label_before(before) or label_after(seen, found.end())
+    is_other = label is not None and label.tight and label.meaning in ("other", "phone")
+    return not is_other and (14 <= len(found[0]) <= 16 or not found[0].isdigit())
 
 
 _IBAN_START = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2} ?[0-9]{2}[ .-]?[A-Za-z0-9]")
@@ -92,7 +92,7 @@ _IBAN_RUN = re.compile(r"[A-Za-z]{2} ?[0-9]{2}(?:[ .-]{0,2}[A-Za-z0-9]){11,30}")
 
 
 def find_ibans(seen: str) -> list[Span]:
-    return walk(seen, "iban", _IBAN_START, lambda start, before: _iban_end(seen, start))
+    return walk(seen, "iban", _IBAN_START, lambda start, _: _iban_end(seen, start))
 
 
 def _iban_end(seen: str, start: int) -> int:
@@ -103,13 +103,12 @@ def _iban_end(seen: str, start: int) -> int:
     places = [place for place in range(start, run.end()) if seen[place].isalnum()][:length]
     end = places[-1] + 1
     number = "".join(seen[place] for place in places)
-    if len(number) < length or seen[end : end + 1].isascii() and seen[end : end + 1].isalnum():
-        return 0
-    return end if iban.is_valid(number, check_country=False) else 0
+    is_whole = len(number) == length and not re.match("[A-Za-z0-9]", seen[end : end + 1])
+    return end if is_whole and iban.is_valid(number, check_country=False) else 0
 
 
 @cache
 def _iban_length(country: str) -> int:
-    """0 for what is no country with IBANs. `country`: two upper-case letters, so that the cache stays small."""
+    """Letters and digits; 0 for what is no country with IBANs. `country`: two upper-case letters."""
     details = dict(numdb.get("iban").info(country + "00")).get(country, {})
     return 4 + sum(map(int, re.findall(r"(\d+)!", details["bban"]))) if "bban" in details else 0

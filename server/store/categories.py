@@ -1,9 +1,9 @@
 """Which of InstructGPT's ten categories a prompt belongs to, judged by its wording and its shape.
 
 The cues in what is asked (`category_cues.py`) vote with their weights, and so does the shape of the prompt
-(`prompt_reading.py`): a passage, a question, a dialogue, a choice of answers, a form to fill in. Learns nothing, calls
-no model and knows one prompt, not the conversation around it: a rough sorter for reports and for balancing data, not a
-judge of what anybody may ask.
+(`prompt_reading.py`): a passage, a question, a dialogue, a choice of answers, a form to fill in. Weights and factors
+were set by hand. Learns nothing, calls no model and knows one prompt, not the conversation around it: a rough sorter
+for reports and for balancing data, not a judge of what anybody may ask.
 
 Invariant: the same prompt gives the same category, in a time that does not grow with the prompt's length.
 
@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Final
 
 from honed.server.store.category_cues import BY_WORD
-from honed.server.store.prompt_reading import MAX_ASIDE_CHARS, MIN_PASSAGE_CHARS, ON_TEXT, Reading, read
+from honed.server.store.prompt_reading import MAX_LABEL_CHARS, MIN_PASSAGE_CHARS, ON_TEXT, Reading, read
 from honed.server.store.prompt_words import LABELS, PERSONAL, QUESTION_WORDS
 
 CATEGORIES: Final[tuple[str, ...]] = (
@@ -40,6 +40,7 @@ BY_SHAPE: Final = 2.0  # what the shape says when no cue speaks
 MAX_COMMAND_WORDS: Final = 15
 MAX_ITEM_WORDS: Final = 5
 SHORT_WORDS: Final = 7
+MAX_SUM_CHARS: Final = 90
 MANY_SENTENCES_CHARS: Final = 130
 LONG_REQUEST_CHARS: Final = 60
 
@@ -92,7 +93,7 @@ def _weigh_labels(reading: Reading, scores: dict[str, float]) -> None:
     """A form that ends in "Sentiment:" says what it wants; lines of names that come again are a dialogue."""
     last, labels = reading.last, reading.labels
     is_form = not LABELS.keys().isdisjoint(labels)
-    if last.mark == ":" and last.size <= MAX_ASIDE_CHARS // 2:
+    if last.mark == ":" and last.size <= MAX_LABEL_CHARS:
         wanted = next((LABELS[word] for word in last.words.split() if LABELS.get(word)), "")
         if wanted == "closed_qa" and not reading.passage:
             wanted = "open_qa"
@@ -173,7 +174,7 @@ def _is_no_language(text: str) -> bool:
     """Sums, code marks, addresses and file names."""
     if " " not in text and "/" in text:
         return True
-    return len(text) <= MAX_ASIDE_CHARS and 2 * sum(map(str.isalpha, text)) < len(text.replace(" ", ""))
+    return len(text) <= MAX_SUM_CHARS and 2 * sum(map(str.isalpha, text)) < len(text.replace(" ", ""))
 
 
 def _by_shape(reading: Reading) -> str:

@@ -258,8 +258,8 @@ CUES: Final[Mapping[str, Mapping[int, str]]] = {
         any_email|phone names_of ^list which|what_*_mentioned|named|listed ^any parties from_given
         ^which|what|who_personen what|which_email|phone|telephone|url|number|address|date""",
         2: """
-        only_. ^all names dates numbers addresses ingredients people companies places locations verbs nouns
-        adjectives adverb phone ids skills personen quotes number date amount prices price hashtags emails urls""",
+        only_. names dates numbers addresses ingredients people companies places locations verbs nouns adjectives
+        adverb phone ids skills personen quotes number date amount prices price hashtags emails urls""",
     },
 }
 

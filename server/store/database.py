@@ -17,7 +17,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 DATABASE_FILE = "honed.db"
@@ -89,6 +89,8 @@ def _transaction(engine: Engine, **options: Any) -> Iterator[Connection]:
 
 def is_unavailable(error: DBAPIError) -> bool:
     """Whether it is the database that failed, and not what was asked of it."""
+    if type(error) is DatabaseError:  # and none of its kinds: the file is damaged, or none of SQLite's
+        return True
     return isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated
 
 

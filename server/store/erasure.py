@@ -2,8 +2,8 @@
 
 With a completion go its answers, its metadata, its sealed original, the feedback on it, its place in every snapshot,
 the labeling task that was made of it, and the messages that nobody else has. What stays: which checkpoints were trained
-on it (they are named, since a model cannot be made to forget), and a row that says that something was erased, when and how
-much. Does not reach backups, nor copies that an export wrote.
+on it (they are named, since a model cannot be made to forget), and a row that says that something was erased, when and
+how much. Does not reach backups, nor copies that an export wrote.
 """
 
 from __future__ import annotations

@@ -169,7 +169,8 @@ def _resolved(connection: Connection, new: NewFeedback) -> NewFeedback:
     """With the completions that have the answers: those of a request with many prompts are spread over several
     (`remembering.numbered`), and its client knows one id."""
     targets = [
-        replace(target, completion_id=_having(connection, target.completion_id, target.choice)) for target in new.targets
+        replace(target, completion_id=_having(connection, target.completion_id, target.choice))
+        for target in new.targets
     ]
     return replace(new, completion_id=_having(connection, new.completion_id, new.choice), targets=targets)
 

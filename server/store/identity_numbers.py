@@ -44,7 +44,7 @@ class _Number:
 
 
 def _number(pattern: str, is_valid: Callable[[str], bool], *words: Meaning) -> _Number:
-    return _Number(re.compile(rf"(?:{pattern})(?![\w@])(?![-./,]?[0-9])", re.ASCII | re.IGNORECASE), is_valid, words)
+    return _Number(re.compile(rf"(?:{pattern})(?![\w@])(?![-.]?[0-9])", re.ASCII | re.IGNORECASE), is_valid, words)
 
 
 def _always(number: str) -> bool:

@@ -93,9 +93,7 @@ _STEM_WORDS: Final[dict[Meaning, str]] = {
     "version": "版本 バージョン 버전 संस्करण الإصدار",
     "host": "地址 服务器 伺服器 主机 アドレス サーバー 서버 주소",
 }
-_STEMS: Final[dict[str, Meaning]] = {
-    stem: meaning for meaning, stems in _STEM_WORDS.items() for stem in stems.split()
-}
+_STEMS: Final[dict[str, Meaning]] = {stem: meaning for meaning, stems in _STEM_WORDS.items() for stem in stems.split()}
 _FILLER_WORDS: Final = """
     number numbers no num nr nos nummer numero número numéro numer номер n nº is are was at me my mine our us your
     his her their on to the a an of for and or via per with by in from as it its under be use using please now new

@@ -1,10 +1,9 @@
 """Tells what a prompt asks from the text that it merely gives, by punctuation, lines and how people begin to ask.
 
-Owns the cutting of a prompt into sentences, the words of politeness and of pointing ("the article below"), and the
-slips of the fingers. Looks at the ends of a long prompt only. Says nothing of what kind of request it is:
-`categories.py` does.
+Owns the cutting of a prompt into sentences, which of them ask, and what counts as a passage; forgives one slip of the
+fingers in the verb. Does not say what kind of request it is: `categories.py` does.
 
-Invariant: every character that is looked at belongs to what is asked or to what is given, and the time is bounded.
+Invariant: every sentence is either asked or given.
 """
 
 import re
@@ -24,13 +23,15 @@ from honed.server.store.prompt_words import (
     numbered,
 )
 
-MAX_ASIDE_CHARS: Final = 90  # a longer last sentence without a verb that asks is text, whatever words it has
+MAX_ASIDE_CHARS: Final = 60  # a longer last sentence without a verb that asks is text, whatever words it has
+MAX_LABEL_CHARS: Final = 45  # of what stands before a colon to be a label or a heading of choices
 MAX_LINE_CHARS: Final = 300  # a longer first sentence is no request
 MIN_PASSAGE_CHARS: Final = 15  # of text set apart by a line's end, a colon or quotes
 MIN_LOOSE_PASSAGE_CHARS: Final = 40  # of sentences that are not: they may be details of the request
 LONG_PASSAGE_CHARS: Final = 250
 MIN_MISSPELT_CHARS: Final = 6  # shorter words have too many neighbours
-EDGE: Final = 3  # sentences at either end that may ask; what lies between is given
+HEAD_SENTENCES: Final = 3  # may ask, and so may
+TAIL_SENTENCES: Final = 2  # what lies between is given
 HAN_CHARS: Final = 3  # a Chinese character says about as much as so many letters
 
 # Categories that work on a text that comes with the prompt.
@@ -45,11 +46,10 @@ _CHOICES: Final = re.compile(r"[\s(]a ?[.):] .+[\s(]b ?[.):] ", re.DOTALL)
 _QUIZ: Final = frozenset(("q", "a", "question", "answer"))  # of questions and answers only: no text to find them in
 _SECOND_CHOICE: Final = ("b)", "b.", "b:")  # far quicker to look for
 _LABEL: Final = re.compile(r"\n *([a-z]+)[a-z ]{0,20}:")
-_NO_WORDS: Final = {ord(mark): " " for mark in '!"#$%&()*+,-.:;<=>?@[\\]^_`{|}~¿¡…、，。！；'}
-_MARKS: Final = _NO_WORDS | {ord("/"): " or ", ord("'"): None}
+_MARKS: Final = str.maketrans(dict.fromkeys('!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~¿¡…、，。！；', " "))
 
 _OPENINGS: Final = openings(3, without=("chat", "other"))
-_LEADS: Final = openings(1)
+_LEADS: Final = openings(2)
 _ASIDES: Final = {
     word: [cue for cue in cues if cue.weight >= 4 and cue.category in (*ON_TEXT, "brainstorming")]
     for word, cues in BY_WORD.items()
@@ -83,8 +83,9 @@ NOTHING: Final = Sentence(" ", "", "", 0, "\n")
 
 
 def read(prompt: str) -> Reading:
+    """All that `categories.py` goes by; never raises."""
     text = normalised(prompt)
-    bare = _QUOTED.sub(" @ ", text) if '"' in text or "'" in text or "`" in text else text
+    bare = _QUOTED.sub(" @ ", text).replace(":  @ ", ": @\n") if '"' in text or "'" in text or "`" in text else text
     sentences = _sentences(bare)
     asks, given = _split(sentences)
     ask = GIVEN.sub(" given", " . " + " . ".join([*(numbered(s.words) for s in asks), ""]))
@@ -95,6 +96,7 @@ def read(prompt: str) -> Reading:
     apart = scale * (len(text) - len(bare) + sum(s.size for s in given if s.after in ("\n", ":")))
     size = apart + scale * sum(s.size for s in given if s.after not in ("\n", ":"))
     labels = _LABEL.findall("\n" + text)
+    is_quiz = len(labels) > 1 and _QUIZ.issuperset(labels)
     is_text = (question or refers) and _is_passage(given, size, refers=refers)
     return Reading(
         text=text,
@@ -102,7 +104,7 @@ def read(prompt: str) -> Reading:
         num_words=ask.count(" ") - 2,
         num_tasks=sum(map(_opens, asks)),
         given_chars=size,
-        passage=choices or ((apart >= MIN_PASSAGE_CHARS or is_text) and not (len(labels) > 1 and _QUIZ.issuperset(labels))),
+        passage=choices or ((apart >= MIN_PASSAGE_CHARS or is_text) and not is_quiz),
         choices=choices,
         question=question,
         refers=refers,
@@ -131,14 +133,14 @@ def _sentences(text: str) -> list[Sentence]:
     last = len(pieces) - 1
     return [
         _sentence(piece, after, at_end=i in (0, last))
-        if i < EDGE or i > last - EDGE
+        if i < HEAD_SENTENCES or i > last - TAIL_SENTENCES
         else Sentence(" ", "", "", len(piece), after)
         for i, (piece, after) in enumerate(pieces)
     ]
 
 
 def _sentence(piece: str, after: str, *, at_end: bool) -> Sentence:
-    words = " ".join(piece.translate(_MARKS).split()) + " "
+    words = " ".join(piece.replace("'", "").replace("/", " or ").translate(_MARKS).split()) + " "
     polite = POLITE.match(words)
     if polite and polite.end() < len(words):
         words = words[polite.end() :]
@@ -197,7 +199,7 @@ def _split(sentences: Sequence[Sentence]) -> tuple[list[Sentence], list[Sentence
             asking = asking and sentence.mark == "?" and i == last
         elif i and i in (1, last) and not asking:
             asking = sentence.after != ":" and _speaks(sentence)
-        if asking and (i < EDGE or i > last - EDGE):
+        if asking:
             asks.append(i)
         else:
             in_text = (in_text or bool(sentence.after)) and i > 0
@@ -211,7 +213,7 @@ def _split(sentences: Sequence[Sentence]) -> tuple[list[Sentence], list[Sentence
 def _leads(first: Sentence) -> bool:
     """Whether the first sentence belongs to what is asked although it does not ask: a heading, a choice, a persona."""
     is_heading = first.mark == ":" and first.first not in LABELS
-    is_choice = " or " in first.words and first.size <= MAX_ASIDE_CHARS // 2
+    is_choice = " or " in first.words and first.size <= MAX_LABEL_CHARS
     return is_heading or is_choice or _speaks(first) or first.words.startswith(_LEADS.get(first.first, ()))
 
 
@@ -219,7 +221,7 @@ def _first_line(sentences: Sequence[Sentence]) -> range:
     """The first sentence, or all of the first line when others follow it."""
     if sentences[0].size > MAX_LINE_CHARS:
         return range(0)
-    ends = next((i for i, s in enumerate(sentences[:EDGE]) if i and s.after), 0)
+    ends = next((i for i, s in enumerate(sentences[:HEAD_SENTENCES]) if i and s.after), 0)
     return range(ends or 1)
 
 

@@ -1,9 +1,9 @@
 """Replaces personal data and secrets in a text before it is stored.
 
-Owns the order in which the finders look and what a found span becomes: `[EMAIL]`, `[PHONE]`, `[CARD]`, `[IBAN]`,
-`[IP]`, `[SSN]` (a national number of any state) or `[SECRET]`. Each kind's finder says what it takes and what it leaves.
-Names, street addresses, dates of birth, passports and what a text says about somebody are not covered: words cannot
-be told from names by patterns, so that a text may speak of a person after it has been redacted.
+Owns the order in which the finders look, and what a found span becomes: `[EMAIL]`, `[PHONE]`, `[CARD]`, `[IBAN]`,
+`[IP]`, `[SSN]` (a national number of any state) or `[SECRET]`. Each finder says what it takes and what it leaves.
+Names, street addresses, dates of birth and passports are not covered: patterns cannot tell names from other words, so
+that a redacted text may still speak of a person.
 
 Invariants: redacting the result again finds nothing; any text is taken, lone surrogates and NULs as well; the time is
 linear in the length.

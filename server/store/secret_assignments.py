@@ -40,7 +40,8 @@ _WORDS: Final[dict[Strength, str]] = {
         clé~api clé~d'api clave~api clave~de~api chave~api chave~de~api chave_api api-schlüssel api~schlüssel geheimnis
         密钥 密鑰 秘钥 令牌 apiキー トークン シークレット 토큰 비밀키 токен секрет ключ~api api-ключ""",
     "weak": """
-        key auth authorization signature sig cookie session sessionid session_id jwt salt seed chave schlüssel ключ キー 키""",
+        key auth authorization signature sig cookie session sessionid session_id jwt salt seed
+        chave schlüssel ключ キー 키""",
 }
 _NAMES: Final[dict[str, Strength]] = {
     name.replace("~", " "): strength for strength, names in _WORDS.items() for name in names.split()
@@ -90,7 +91,9 @@ _BEFORE_NAME: Final = {
 }
 _NAME_CHARS = 64
 _IS: Final = r"(?:is|was|ist|war|lautet|es|est|é|è|e'|jest|är|er|adalah|это|है)"
-_BETWEEN: Final = r"(?:[ \t](?!(?:is|must|should|was|ist|es|est)\b)[\w'’.-]{1,16}){0,4}?(?:[ \t]{1,3}\([^()\n]{1,24}\))?"
+_BETWEEN: Final = (
+    r"(?:[ \t](?!(?:is|must|should|was|ist|es|est)\b)[\w'’.-]{1,16}){0,4}?(?:[ \t]{1,3}\([^()\n]{1,24}\))?"
+)
 _PROSE = re.compile(
     rf"""{_BETWEEN}(?:[ \t]{{0,3}}:[ \t]{{0,3}}|[ \t]{{1,3}}{_IS}[ \t]{{0,2}}:?[ \t]{{1,3}})
         |[ \t]?(?:是|为|為|は|는|은|이|가)[ \t:]{{0,3}}""",

@@ -85,17 +85,17 @@ _TOKENS: Final = tuple(
 _AMAZON_SECRET = re.compile(r"(?<![A-Za-z0-9/+=_.-])[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=_-])")
 _AMAZON_BITS = 4.3  # a character; names of forty letters have less
 _KEY_BEGIN: Final = r"-----BEGIN [A-Z0-9 ]{0,24}PRIVATE KEY(?: BLOCK)?-----"
-_PRIVATE_KEY = re.compile(
-    rf"{_KEY_BEGIN}(?:(?:[^-]|-(?!----))*+-----END [A-Z0-9 ]{{0,24}}PRIVATE KEY(?: BLOCK)?-----|(?:[A-Za-z0-9+/=]|\\[nr]|\s)*+)"
-)
+_KEY_END: Final = r"-----END [A-Z0-9 ]{0,24}PRIVATE KEY(?: BLOCK)?-----"
+_PRIVATE_KEY = re.compile(rf"{_KEY_BEGIN}(?:(?:[^-]|-(?!----))*+{_KEY_END}|(?:[A-Za-z0-9+/=]|\\[nr]|\s)*+)")
 _KEY_DATA = re.compile(r"[A-Za-z0-9+/=]{16}")
 _URL_PASSWORD = re.compile(
     r"(?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]{1,20}://[^\s:/?#@\"'<>]{0,80}:([^\s/\"'<>]{1,160})@(?=[^\s@])"
 )
-_TRIVIAL_PASSWORDS: Final = frozenset("password passwd pass pwd pw secret passwort contraseña senha mdp".split())
+_TRIVIAL_PASSWORDS: Final = frozenset({"password", "passwd", "pass", "pwd", "secret", "passwort", "senha"})
 _HEADER = re.compile(
-    r"""(?i:\b(?:proxy-)?authorization["']?\s{0,2}[:=]\s{0,2}["']?(?:(?:bearer|basic|token|digest|apikey|api-key|bot|key)\s{1,3})?
-        |\b(?:bearer|basic)\s{1,3})(?P<value>[A-Za-z0-9._~+/=:-]{8,4096}+)""",
+    r"""(?i:(?P<header>\b(?:proxy-)?authorization["']?\s{0,2}[:=]\s{0,2}["']?
+            (?:(?:bearer|basic|token|digest|apikey|api-key|bot|key)\s{1,3})?)
+        |\bbearer\s{1,3})(?P<value>[A-Za-z0-9._~+/=:-]{8,4096}+)""",
     re.VERBOSE,
 )
 _ARGUMENTS: Final = tuple(
@@ -116,16 +116,10 @@ _ARGUMENTS: Final = tuple(
 def find_secret_shapes(seen: str) -> list[Span]:
     """Overlapping spans are merged: a token in a header is one secret."""
     low = seen.lower()  # only to ask what is in it: its length may differ
-    spans = [
-        *_private_keys(seen),
-        *_url_passwords(seen),
-        *_headers(seen, low),
-        *_arguments(seen, low),
-        *_amazon_secrets(seen, low),
-    ]
+    spans = [*_private_keys(seen), *_url_passwords(seen), *_headers(seen, low), *_arguments(seen, low)]
     ascii_only = seen if seen.isascii() else seen.encode("ascii", "replace").decode().replace("?", " ")
     if long_words := " ".join([word for word in ascii_only.split() if len(word) >= _LONG_WORD]):
-        spans += _tokens(seen, long_words)
+        spans += [*_tokens(seen, long_words), *_amazon_secrets(seen, low)]
     return merged(spans)
 
 
@@ -145,7 +139,7 @@ def _is_real(token: str, payload: str) -> bool:
     if is_placeholder(token) or is_placeholder(payload) or not is_varied(payload):
         return False
     digits = sum(char.isdigit() for char in payload)
-    return digits >= 2 or (digits >= 1 or "-" not in payload) and kinds_of_characters(payload) >= 2
+    return digits >= 2 or ((digits == 1 or "-" not in payload) and kinds_of_characters(payload) >= 2)
 
 
 def _amazon_secrets(seen: str, low: str) -> Iterator[Span]:
@@ -172,16 +166,11 @@ def _url_passwords(seen: str) -> Iterator[Span]:
 
 
 def _headers(seen: str, low: str) -> Iterator[Span]:
-    if "bearer" in low or "authorization" in low or "basic " in low:
+    if "bearer" in low or "authorization" in low:
         for found in _HEADER.finditer(seen):
             value = found["value"].rstrip(".,:")
-            is_header = "uthorization" in found[0][:24] or "UTHORIZATION" in found[0][:24]
-            if (
-                (is_header or len(value) >= _LONG_WORD)
-                and kinds_of_characters(value) >= 2
-                and is_varied(value)
-                and not is_placeholder(value)
-            ):
+            is_long = found["header"] is not None or len(value) >= _LONG_WORD
+            if is_long and is_varied(value) and not is_placeholder(value):
                 yield found.start("value"), found.start("value") + len(value)
 
 

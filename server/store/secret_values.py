@@ -40,7 +40,8 @@ _STARTS_AS_PLACEHOLDER: Final = re.compile(
 _CONSTANT: Final = re.compile(r"[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*_(?:KEY|TOKEN|SECRET|PASSWORD|PASS|PWD|AUTH|HERE)")
 _ALGORITHM: Final = re.compile(
     r"(?i)(?:sha|md|aes|rsa|ecdsa|ed|iso|iec|rfc|utf|base|oauth|tls|ssl|http|nist|fips|bcrypt|argon|pbkdf|scrypt|hmac|"
-    r"hs|rs|es|v|gpt|windows|python|java|web|wpa|ws|cl|o|p|x|pkcs|k8s|s3|ec2)[-_ ]?[0-9]{1,5}(?:[-_][A-Za-z0-9]{1,8}){0,2}"
+    r"hs|rs|es|v|gpt|windows|python|java|web|wpa|ws|cl|o|p|x|pkcs|k8s|s3|ec2)[-_ ]?[0-9]{1,5}"
+    r"(?:[-_][A-Za-z0-9]{1,8}){0,2}"
 )
 _IDENTIFIER: Final = re.compile(r"[A-Za-z_]\w{0,40}(?:(?:\.|->|::)[A-Za-z_]\w{0,40})*", re.ASCII)
 _WORDS: Final = re.compile(r"[A-Z]?[a-zß-ÿ]+|[A-Z]+(?![a-z])|[^\x00-\x7f]+")
@@ -150,7 +151,7 @@ def is_high_entropy(value: str) -> bool:
 
 
 def is_code(value: str, follows: str, *, literal: bool) -> bool:
-    """An unquoted value that names or computes something: `os.environ[`, `get_token(`, `config.password`, `my_token`."""
+    """An unquoted value that names or computes something: `os.environ[`, `get_token(`, `config.password`."""
     if follows[:1] in ("(", "[", "{") or value.endswith(("->", "::", "=>")):
         return True
     if not _IDENTIFIER.fullmatch(value):

@@ -185,21 +185,26 @@ def run(config: WriterConfig, orphaned: threading.Event, tell: Callable[[Report]
     sealer = Sealer(config.originals_key) if config.originals_key else None
     writer = Writer(engine, config.folder, config.owner, sealer)
     upkeep = _Upkeep(engine, config.retention_days)
-    while True:
-        was_orphaned = orphaned.is_set()
-        try:
-            if upkeep.check():
-                tell(_report(writer))
-            while writer.step():
-                tell(_report(writer))
-            upkeep.maintain()
-        except StoreError as error:
-            engine.dispose()
-            upkeep.is_well = False
-            tell(Report(state="down", detail=str(error)))
-        if was_orphaned:
-            return
-        orphaned.wait(IDLE_S if upkeep.is_well else AWAY_S)
+    try:
+        while not _turn(writer, upkeep, orphaned, tell):
+            orphaned.wait(IDLE_S if upkeep.is_well else AWAY_S)
+    finally:
+        engine.dispose()
+
+
+def _turn(writer: Writer, upkeep: _Upkeep, orphaned: threading.Event, tell: Callable[[Report], None]) -> bool:
+    """Moves what is there. True where it was the last time."""
+    was_orphaned = orphaned.is_set()
+    try:
+        if upkeep.check():
+            tell(_report(writer))
+        while writer.step():
+            tell(_report(writer))
+        upkeep.maintain()
+    except StoreError as error:
+        upkeep.is_well = False
+        tell(Report(state="down", detail=str(error)))
+    return was_orphaned
 
 
 class _Upkeep:

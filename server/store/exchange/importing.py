@@ -1,13 +1,14 @@
 """Records -> tables: what `honed import` stores of each, all of it or nothing.
 
-Every record becomes a completion of the source `import`, which can be trained on and not be retrieved. Its judgements
-become feedback: a ranking (a comparison where it is a pair), a thumb, and what a person wrote as a correction. Texts are
-redacted as those of users are, unless the caller says that they may stay; ids and sources are kept as they are.
+Every record becomes a completion of the source `import`, which may be trained on and not be retrieved. Its judgements
+become feedback: a ranking (a comparison where it is a pair), a thumb, and what a person wrote as a correction. Texts
+are redacted as those of users are, unless the caller says that they may stay; ids and sources are kept as they are.
+Does not tell formats apart (`reading.py`).
 
 Invariants: an import that fails leaves nothing. A file that is imported again adds nothing, in whatever order its
-records then are, since the id of a completion is made of what the record says (after its redaction: an id made of
-more would let a reader of the store try out what was taken from it) and of how many times the file has said it
-before: what one file says twice is there twice. Does not tell formats apart (`reading.py`).
+records are then: the id of a completion is made of what the record says and of how often the file has said it before
+(what one file says twice is there twice). It is made of the redacted texts, or whoever reads the store could try out
+what was taken from them.
 """
 
 from __future__ import annotations
