@@ -30,7 +30,7 @@ COPY cli cli
 COPY models models
 COPY server server
 COPY clients clients
-RUN pip install -c constraints.txt .
+RUN pip install -c constraints.txt '.[postgres,parquet]'
 
 
 FROM python:3.11-slim

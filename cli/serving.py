@@ -12,6 +12,7 @@ from honed.cli.failure import fail
 
 READY = """
 {model} answers on {url}
+{memory}
 
   curl {url}/v1/chat/completions -H 'Content-Type: application/json'{curl_key} -d '{{
     "model": "honed", "temperature": 0, "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
@@ -22,6 +23,12 @@ READY = """
   for chunk in client.chat.completions.create(model="honed", messages=messages, stream=True):
       if chunk.choices: print(chunk.choices[0].delta.content or "", end="", flush=True)
 """
+
+MEMORY = {
+    "all": "It remembers what it is asked, for training; --logging opt_in asks first, off keeps nothing (docs/privacy.md).",
+    "opt_in": "It remembers requests that ask for it, with store: true (docs/privacy.md).",
+    "off": "It remembers nothing (--logging off).",
+}
 
 
 def serve(
@@ -73,7 +80,8 @@ def serve(
     def announce(url: str, name: str) -> None:
         python_key = "YOUR_KEY" if settings.api_keys or settings.api_keys_file else "unused"
         curl_key = " -H 'Authorization: Bearer YOUR_KEY'" if python_key == "YOUR_KEY" else ""
-        print(READY.format(model=name, url=url, curl_key=curl_key, python_key=python_key), flush=True)
+        memory = MEMORY[settings.logging]
+        print(READY.format(model=name, url=url, memory=memory, curl_key=curl_key, python_key=python_key), flush=True)
 
     try:
         status = run(settings, on_ready=announce)

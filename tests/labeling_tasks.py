@@ -89,3 +89,33 @@ def ranking_of(lease: Lease, *texts: tuple[str, ...]) -> list[list[str]]:
     """Groups of texts, in the labels that this labeler sees."""
     labels = {answer.text: answer.label for answer in lease.answers}
     return [[labels[text] for text in group] for group in texts]
+
+
+def given(engine: Engine) -> list[StoredFeedback]:
+    with reading(engine) as connection:
+        return feedback.list_feedback(connection, scope=None, order="asc")[0]
+
+
+def task_row(engine: Engine, task_id: str) -> Any:
+    with reading(engine) as connection:
+        return connection.execute(select(Task).where(Task.id == task_id)).one()
+
+
+def states(engine: Engine, now: Any = NOW) -> dict[str, Counter[Any]]:
+    with reading(engine) as connection:
+        return labelers.progress(connection, now=now).labelers
+
+
+def until_blocked(engine: Engine) -> None:
+    if engine.dialect.name == "sqlite":
+        time.sleep(0.1)  # SQLite does not tell; whoever comes later than this finds no lock, and the same answer
+        return
+    waiting = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+
+    def is_blocked() -> bool:
+        with reading(engine) as connection:
+            return bool(connection.execute(waiting).scalar_one())
+
+    eventually(is_blocked)

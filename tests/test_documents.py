@@ -12,9 +12,10 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import typer.main
-from conftest import LiveServer
+from conftest import LiveServer, running
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
@@ -30,7 +31,7 @@ HONED = Path(sys.executable).with_name("honed")
 GROUP = typer.main.get_command(app)
 assert isinstance(GROUP, TyperGroup)
 COMMANDS = GROUP.commands
-OTHER_PROGRAMS = {"curl", "docker", "git", "cd", "cat", "echo", "export", "kill"}  # not ours to check
+OTHER_PROGRAMS = {"curl", "docker", "git", "cd", "cat", "echo", "export", "kill", "pip"}  # not ours to check
 
 
 def code_blocks(text: str, *languages: str) -> list[str]:
@@ -221,25 +222,40 @@ def test_pull_says_what_to_do(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def curl_answer(command: list[str]) -> str:
+def curl_answer(command: list[str]) -> dict[str, Any]:
     done = subprocess.run([command[0], "-sS", *command[1:]], capture_output=True, text=True, check=True, timeout=60)
-    content = json.loads(done.stdout)["choices"][0]["message"]["content"]
-    assert isinstance(content, str)
-    return content
+    answer: dict[str, Any] = json.loads(done.stdout)
+    assert "error" not in answer, answer
+    return answer
 
 
-def test_the_readmes_curl_line_is_answered(live_server: LiveServer) -> None:
-    commands = [words for block in code_blocks(README, "sh") for words in shell_commands(block) if words[0] == "curl"]
-    assert commands
-    for words in commands:
-        curl_answer([word.replace("http://127.0.0.1:8000", live_server.url) for word in words])
+@pytest.mark.parametrize("document", ["README.md", "docs/api.md", "docs/data.md"])
+def test_curl_lines_are_answered(document: str, tiny_checkpoint: Path) -> None:
+    """In their order, with the ids of answers in the place of the dots."""
+    blocks = code_blocks((ROOT / document).read_text(encoding="utf-8"), "sh")
+    commands = [words for block in blocks for words in shell_commands(block) if words[0] == "curl"]
+    ids: dict[str, str] = {}
+    with running(Settings(model=str(tiny_checkpoint), kv_cache_gib=0.02, logging="all")) as server:
+        messages = [{"role": "user", "content": f"Question {number}"} for number in range(3)]
+        for message in messages:
+            answer = httpx.post(f"{server.url}/v1/chat/completions", json={"model": "honed", "messages": [message]}).json()
+        ids["chatcmpl"] = answer["id"]
+        for words in commands:
+            filled = [word.replace("http://127.0.0.1:8000", server.url) for word in words]
+            filled = [re.sub(r"\b([a-z]+)-\.\.\.", lambda found: ids[found[1]], word) for word in filled]
+            identifier = curl_answer(filled).get("id", "")
+            ids[identifier.partition("-")[0]] = identifier
+
+
+def test_the_readme_has_curl_lines() -> None:
+    assert len([words for block in code_blocks(README, "sh") for words in shell_commands(block) if words[0] == "curl"]) == 2
 
 
 def test_what_serve_prints_works_as_it_stands(live_server: LiveServer) -> None:
-    text = READY.format(model="tiny", url=live_server.url, curl_key="", python_key="unused")
+    text = READY.format(model="tiny", url=live_server.url, memory="", curl_key="", python_key="unused")
     _, curl, python = (textwrap.dedent(part) for part in re.split(r"\n(?=  curl|  from)", text))
     (command,) = shell_commands(curl.strip())
-    curl_answer(command)
+    assert isinstance(curl_answer(command)["choices"][0]["message"]["content"], str)
     done = subprocess.run([sys.executable, "-c", python], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout

@@ -116,25 +116,23 @@ def test_a_ranking_keeps_ranks_sources_and_its_demonstration(store: Engine, tmp_
     assert row_of(store, Completion).tags == {"id": "r1"}
 
 
-@pytest.mark.parametrize(
-    ("row", "kind"),
-    [
-        (PAIR, "comparison"),
-        ({"messages": [HI], "answers": [{"text": "a", "rank": 1}, {"text": "b", "rank": 2}]}, "comparison"),
-        ({"messages": [HI], "answers": [{"text": "a", "rank": 2}, {"text": "b", "rank": 1}]}, "ranking"),
-        ({"messages": [HI], "answers": [{"text": "a", "rank": 1}, {"text": "b", "rank": 3}]}, "ranking"),
-        ({"messages": [HI], "answers": [{"text": "a", "rank": 1}, {"text": "a", "rank": 2}]}, "ranking"),
-        ({"messages": [HI], "answers": [{"text": "a", "rank": 1}, {"text": "b", "rank": 1}]}, "ranking"),
-        (
-            {"messages": [HI], "answers": [{"text": "a", "rank": 1}, {"text": "b", "rank": 2, "source": "m"}]},
-            "ranking",
-        ),
-    ],
-)
-def test_what_a_pair_says_whole_is_a_comparison(row: dict[str, Any], kind: str, store: Engine, tmp_path: Path) -> None:
-    imported(store, tmp_path, row)
-    assert row_of(store, Feedback).kind == kind
-    assert count(store, Target) == 2
+def test_what_a_pair_says_whole_is_a_comparison(store: Engine, tmp_path: Path) -> None:
+    ranked: list[tuple[tuple[str, int], tuple[str, int], str]] = [
+        (("a", 1), ("b", 2), "comparison"),
+        (("a", 2), ("b", 1), "ranking"),
+        (("a", 1), ("b", 3), "ranking"),
+        (("a", 1), ("a", 2), "ranking"),
+        (("a", 1), ("b", 1), "ranking"),
+    ]
+    rows = [
+        {"messages": [HI], "answers": [{"text": one, "rank": first}, {"text": two, "rank": second}]}
+        for (one, first), (two, second), _ in ranked
+    ]
+    sourced = {"messages": [HI], "answers": [{"text": "a", "rank": 1}, {"text": "b", "rank": 2, "source": "m"}]}
+    imported(store, tmp_path, PAIR, sourced, *rows)
+    kinds = [each.kind for each in rows_of(store, Feedback)]
+    assert kinds == ["comparison", "ranking", *(kind for _, _, kind in ranked)]
+    assert count(store, Target) == 2 * len(kinds)
 
 
 def test_a_file_twice_adds_nothing_in_whatever_order(store: Engine, tmp_path: Path) -> None:
@@ -159,9 +157,8 @@ def test_what_a_file_says_twice_is_there_twice(store: Engine, tmp_path: Path) ->
     assert (third.records, third.known) == (1, 2)
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
+def test_records_that_differ_are_told_apart(store: Engine, tmp_path: Path) -> None:
+    others: list[dict[str, Any]] = [
         {**THUMB, "label": True},
         {**THUMB, "id": "1"},
         {**THUMB, "completion": [BYE]},
@@ -169,10 +166,9 @@ def test_what_a_file_says_twice_is_there_twice(store: Engine, tmp_path: Path) ->
         {"prompt": "hi", "completion": "hello", "label": False},
         {"prompt": [HI], "completion": [HELLO]},
         {"prompt": [HI]},
-    ],
-)
-def test_records_that_differ_are_told_apart(other: dict[str, Any], store: Engine, tmp_path: Path) -> None:
-    assert imported(store, tmp_path, THUMB, other).records == 2
+    ]
+    assert imported(store, tmp_path, THUMB, *others).records == 8
+    assert len({each.id[-20:] for each in rows_of(store, Completion)}) == 8
 
 
 def test_two_files_that_say_the_same(store: Engine, tmp_path: Path) -> None:

@@ -1,8 +1,7 @@
-"""Labeling tasks in the store, on both databases: made, leased, judged, closed, compared, erased."""
+"""Labeling tasks in the store, on both databases: made, listed, counted, compared, erased."""
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,47 +11,35 @@ from typing import Any
 
 import pytest
 from completions import count
-from conftest import eventually
-from labeling_tasks import NOW, TEXTS, make_task, ranking_of, sampled, say, store_task, take, taken
-from sqlalchemy import Engine, select, text
+from labeling_tasks import (
+    NOW,
+    TEXTS,
+    make_task,
+    ranking_of,
+    sampled,
+    say,
+    store_task,
+    take,
+    taken,
+    task_row,
+    until_blocked,
+)
+from sqlalchemy import Engine, select
 from sqlalchemy.engine import URL
-from test_sampling import plan
 
-from honed.server.store import feedback, labelers, labeling, leases, sampling
+from honed.server.store import labelers, labeling, sampling
 from honed.server.store.agreement import agreement
 from honed.server.store.database import open_database, reading, writing
-from honed.server.store.erasure import erase_completion, erase_user
-from honed.server.store.feedback import KeyReusedError, RankedAnswer, StoredFeedback
-from honed.server.store.labeling import PassedOverError, StoredAssignment
-from honed.server.store.leases import LABELS, LEASE_S, order_shown
+from honed.server.store.erasure import delete_completions, erase_completion, erase_user
+from honed.server.store.labeling import PassedOverError
+from honed.server.store.leases import LEASE_S, order_shown
 from honed.server.store.rankings import (
-    AlreadyJudgedError,
-    IncompleteRankingError,
-    NotLeasedError,
     UnknownTaskError,
 )
 from honed.server.store.tables import Assignment, Choice, Completion, Feedback, Message, Target, Task
 from honed.server.store.users import hash_user, load_salt, set_consent
 
 LATER = NOW + timedelta(seconds=LEASE_S)
-
-
-def given(engine: Engine) -> list[StoredFeedback]:
-    with reading(engine) as connection:
-        return feedback.list_feedback(connection, scope=None, order="asc")[0]
-
-
-def task_row(engine: Engine, task_id: str) -> Any:
-    with reading(engine) as connection:
-        return connection.execute(select(Task).where(Task.id == task_id)).one()
-
-
-def states(engine: Engine, now: Any = NOW) -> dict[str, Counter[Any]]:
-    with reading(engine) as connection:
-        return labelers.progress(connection, now=now).labelers
-
-
-# Tasks
 
 
 def test_a_task_is_a_prompt_and_its_answers(store: Engine) -> None:
@@ -96,6 +83,18 @@ def test_what_was_taken_back_meanwhile_makes_none(store: Engine) -> None:
             store_task(store, prompt)
         assert error.value.obstacle == "withdrawn"
     assert (count(store, Task), count(store, Completion)) == (0, 1)
+
+
+def test_what_was_denied_stays_denied(store: Engine) -> None:
+    """An allowance after a denial is for what comes then, and the prompt was sampled before both."""
+    prompt = sampled(store, "Deny me", user="ada")
+    assert prompt.user_hash is not None
+    with writing(store) as connection:
+        set_consent(connection, prompt.user_hash, trainable=False)
+        set_consent(connection, prompt.user_hash, trainable=True)
+    with pytest.raises(PassedOverError) as error:
+        store_task(store, prompt)
+    assert error.value.obstacle == "withdrawn"
 
 
 def test_a_user_who_has_enough_tasks_gets_no_more(store: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,362 +150,6 @@ def test_lists_are_cut_into_pages(store: Engine) -> None:
     assert [task.counts for task in later[:2]] == [{"ranked": 1}, {}]
 
 
-# Leases
-
-
-def test_a_lease_shows_a_conversation_and_answers_in_an_order_of_the_labelers_own(store: Engine) -> None:
-    tasks = [make_task(store, f"Question {number}", wanted=2) for number in range(12)]
-    orders = set()
-    for labeler in ("ada", "bob"):
-        for task in tasks:
-            lease = taken(store, labeler)
-            assert lease == taken(store, labeler), "the same again"
-            assert lease.task_id == task.id
-            assert lease.messages == [{"role": "user", "content": f"Question {tasks.index(task)}"}]
-            assert [answer.label for answer in lease.answers] == list(LABELS[:4])
-            order = order_shown(task.id, labeler, range(4))
-            assert [answer.text for answer in lease.answers] == [TEXTS[choice] for choice in order]
-            orders.add(tuple(order))
-            say(store, task.id, labeler)
-    assert len(orders) > 5
-    assert take(store, "ada") is None
-
-
-def test_the_lot_is_fair() -> None:
-    firsts = Counter(order_shown(f"task-{number}", "ada", range(4))[0] for number in range(4000))
-    assert sorted(firsts) == [0, 1, 2, 3]
-    assert all(abs(times - 1000) < 150 for times in firsts.values()), "five standard deviations"
-    assert len({tuple(order_shown("task-1", f"labeler-{number}", range(4))) for number in range(500)}) == 24
-
-
-def test_a_task_has_as_many_labelers_as_wanted(store: Engine) -> None:
-    task = make_task(store, wanted=2)
-    assert [take(store, name) is not None for name in ("ada", "bob", "cy")] == [True, True, False]
-    say(store, task.id, "ada")
-    assert take(store, "cy") is None, "who has judged keeps the seat"
-    assert task_row(store, task.id).is_open
-    say(store, task.id, "bob")
-    assert not task_row(store, task.id).is_open
-    assert take(store, "cy") is None
-
-
-def test_a_lease_runs_out(store: Engine) -> None:
-    task = make_task(store)
-    lease = taken(store, "ada")
-    assert lease.leased_until == NOW + timedelta(minutes=30)
-    almost = LATER - timedelta(seconds=1)
-    assert take(store, "bob", almost) is None
-    assert taken(store, "ada", almost) == lease, "asking again does not prolong it"
-    assert taken(store, "bob", LATER).task_id == task.id
-    assert take(store, "ada", LATER) is None
-
-
-def test_who_let_a_lease_run_out_may_take_the_task_again(store: Engine) -> None:
-    task = make_task(store)
-    taken(store, "ada")
-    again = taken(store, "ada", LATER)
-    assert (again.task_id, again.leased_until) == (task.id, LATER + timedelta(minutes=30))
-    assert count(store, Assignment) == 1
-
-
-def test_who_skips_leaves_the_seat_and_does_not_get_the_task_again(store: Engine) -> None:
-    first, second = make_task(store, "One"), make_task(store, "Two")
-    taken(store, "ada")
-    say(store, first.id, "ada", "skip")
-    assert task_row(store, first.id).is_open
-    assert taken(store, "ada").task_id == second.id
-    assert taken(store, "bob").task_id == first.id
-    assert count(store, Feedback) == 0
-
-
-def test_a_server_that_waited_counts_the_seats_again(store: Engine, store_url: URL) -> None:
-    """Its query began while the seat was free; when it gets the row, somebody else has the seat."""
-    got = _lease_while_another_does(store, store_url, wanted=1)
-    assert got == [None]
-
-
-def test_the_only_task_is_waited_for(store: Engine, store_url: URL) -> None:
-    """It is locked by another labeler's lease, which leaves a seat."""
-    (got,) = _lease_while_another_does(store, store_url, wanted=2)
-    assert got is not None
-
-
-def _lease_while_another_does(engine: Engine, url: URL, *, wanted: int) -> list[Any]:
-    make_task(engine, wanted=wanted)
-    other, got = open_database(url), []
-    thread = Thread(target=lambda: got.append(take(other, "bob")))
-    with writing(engine) as connection:
-        assert leases.lease(connection, "ada", now=NOW) is not None
-        thread.start()
-        _until_blocked(engine)
-    thread.join()
-    other.dispose()
-    return got
-
-
-def _until_blocked(engine: Engine) -> None:
-    if engine.dialect.name == "sqlite":
-        time.sleep(0.1)  # SQLite does not tell; whoever comes later than this finds no lock, and the same answer
-        return
-    waiting = text(
-        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-    )
-
-    def is_blocked() -> bool:
-        with reading(engine) as connection:
-            return bool(connection.execute(waiting).scalar_one())
-
-    eventually(is_blocked)
-
-
-def test_nobody_waits_for_a_task_while_there_is_another(store: Engine, store_url: URL) -> None:
-    if store.dialect.name == "sqlite":
-        pytest.skip("SQLite has one writer at a time")
-    make_task(store, "One"), make_task(store, "Two")
-    other = open_database(store_url)
-    with writing(store) as first, writing(other) as second:
-        one, two = leases.lease(first, "ada", now=NOW), leases.lease(second, "bob", now=NOW)
-    assert one is not None
-    assert two is not None
-    assert one.task_id < two.task_id
-    other.dispose()
-
-
-@pytest.mark.parametrize("wanted", [1, 3])
-def test_many_labelers_on_two_servers(store: Engine, store_url: URL, wanted: int) -> None:
-    """Each leases until there is nothing left, ranks most, skips some, and lets none go."""
-    other = open_database(store_url)
-    tasks = [make_task(store, f"Question {number}", wanted=wanted) for number in range(10)]
-    names = [f"labeler-{number}" for number in range(6)]
-    start = Barrier(len(names))
-
-    def work(name: str) -> list[str]:
-        engine = store if names.index(name) % 2 else other
-        got = []
-        start.wait()
-        while (lease := take(engine, name)) is not None:
-            got.append(lease.task_id)
-            is_skip = name == names[0] and len(got) % 3 == 0
-            say(engine, lease.task_id, name, "skip" if is_skip else "ranked")
-        return got
-
-    with ThreadPoolExecutor(len(names)) as pool:
-        gotten = list(pool.map(work, names))
-    other.dispose()
-    for got in gotten:
-        assert len(got) == len(set(got)), "nobody gets a task twice"
-    with reading(store) as connection:
-        rows = connection.execute(select(Assignment.task_id, Assignment.state)).all()
-    ranked = Counter(task_id for task_id, state in rows if state == "ranked")
-    assert ranked == {task.id: wanted for task in tasks}
-    assert {state for _, state in rows} <= {"ranked", "skipped"}
-    assert not any(task_row(store, task.id).is_open for task in tasks)
-    assert count(store, Feedback) == 10 * wanted
-
-
-def test_the_last_seats_are_given_once(store: Engine, store_url: URL) -> None:
-    other = open_database(store_url)
-    for number in range(5):
-        task = make_task(store, f"Question {number}", wanted=3)
-        start = Barrier(8)
-
-        def lease(name: str, start: Barrier = start) -> Any:
-            start.wait()
-            return take(store if name < "e" else other, name)
-
-        with ThreadPoolExecutor(8) as pool:
-            got = [each for each in pool.map(lease, "abcdefgh") if each is not None]
-        assert [each.task_id for each in got] == [task.id] * 3
-        with writing(store) as connection:
-            connection.execute(text("DELETE FROM tasks"))
-    other.dispose()
-
-
-def test_the_next_task_is_found_along_the_indices(store: Engine) -> None:
-    for number in range(3):
-        make_task(store, f"Question {number}")
-    with reading(store) as connection:
-        found = plan(connection, leases.next_query("ada", NOW, after=""))
-    assert "ix_tasks_is_open_id" in found
-    assert "Seq Scan" not in found
-    assert "SCAN" not in found
-    assert "TEMP B-TREE" not in found
-
-
-# Verdicts
-
-
-def test_a_ranking_is_feedback(store: Engine) -> None:
-    task = make_task(store)
-    lease = taken(store, "ada")
-    groups = ranking_of(lease, (TEXTS[2],), (TEXTS[3], TEXTS[0]), (TEXTS[1],))
-    stored = say(store, task.id, "ada", ranking=groups)
-    (ranking,) = given(store)
-    assert (ranking.kind, ranking.source, ranking.labeler, ranking.choice) == ("ranking", "labeler", "ada", 2)
-    assert ranking.policy_id == "ckpt-2"
-    assert ranking.targets == (
-        RankedAnswer(task.completion_id, 2, 1),
-        RankedAnswer(task.completion_id, 0, 2),
-        RankedAnswer(task.completion_id, 3, 2),
-        RankedAnswer(task.completion_id, 1, 4),
-    )
-    assert stored.kinds == ("ranking",)
-    assert stored.groups == [sorted(group) for group in groups]
-    with reading(store) as connection:
-        whole = labeling.get_task(connection, task.id, now=NOW)
-    assert whole is not None
-    assert whole.assignments == [
-        StoredAssignment(
-            labeler="ada",
-            state="ranked",
-            leased_until=lease.leased_until,
-            finished=NOW,
-            feedback_id=ranking.id,
-            ranking=[[2], [0, 3], [1]],
-        )
-    ]
-
-
-def test_texts_are_feedback_on_the_best_answer(store: Engine) -> None:
-    task = make_task(store)
-    ranking = ranking_of(taken(store, "ada"), (TEXTS[1],), (TEXTS[0], TEXTS[2], TEXTS[3]))
-    said = {"demonstration": "Paris, of course. Ask me@example.com.", "comment": "Hm."}
-    assert say(store, task.id, "ada", ranking=ranking, **said).kinds == ("ranking", "correction", "comment")
-    assert [(each.kind, each.text, each.choice, each.labeler, each.source) for each in given(store)] == [
-        ("ranking", None, 1, "ada", "labeler"),
-        ("correction", "Paris, of course. Ask [EMAIL].", 1, "ada", "labeler"),
-        ("comment", "Hm.", 1, "ada", "labeler"),
-    ]
-
-
-def test_all_bad_is_no_ranking_and_takes_a_seat(store: Engine) -> None:
-    task = make_task(store)
-    taken(store, "ada")
-    assert say(store, task.id, "ada", "all_bad", demonstration="Paris.").kinds == ("correction",)
-    assert [(each.kind, each.choice) for each in given(store)] == [("correction", 0)]
-    assert not task_row(store, task.id).is_open
-    assert states(store) == {"ada": {"all_bad": 1}}
-    assert count(store, Target) == 0
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
-        {"verdict": "ranked"},
-        {"verdict": "ranked", "comment": "Hm.", "demonstration": "Paris."},
-        {"verdict": "all_bad"},
-        {"verdict": "all_bad", "demonstration": "Paris."},
-        {"verdict": "skip"},
-        {"verdict": "skip", "comment": "Hm."},
-    ],
-)
-@pytest.mark.parametrize("key", [None, "again-1"])
-def test_the_same_verdict_twice_is_counted_once(store: Engine, said: dict[str, Any], key: str | None) -> None:
-    task = make_task(store)
-    taken(store, "ada")
-    first = say(store, task.id, "ada", **said, idempotency_key=key)
-    before = [count(store, table) for table in (Feedback, Target, Assignment)]
-    second = say(store, task.id, "ada", **said, idempotency_key=key, now=LATER)
-    assert (second.finished, second.groups, second.verdict) == (first.finished, first.groups, first.verdict)
-    assert second.kinds == ()
-    assert [count(store, table) for table in (Feedback, Target, Assignment)] == before
-
-
-def test_ties_have_no_order(store: Engine) -> None:
-    task = make_task(store)
-    taken(store, "ada")
-    first = say(store, task.id, "ada", ranking=[["B"], ["D", "A"], ["C"]])
-    assert say(store, task.id, "ada", ranking=[["B"], ["A", "D"], ["C"]]).groups == first.groups
-
-
-@pytest.mark.parametrize(
-    ("first", "second"),
-    [
-        ({"verdict": "ranked"}, {"verdict": "ranked", "ranking": [["D"], ["B"], ["C"], ["A"]]}),
-        ({"verdict": "ranked"}, {"verdict": "ranked", "comment": "Hm."}),
-        ({"verdict": "ranked"}, {"verdict": "skip"}),
-        ({"verdict": "skip"}, {"verdict": "ranked"}),
-        ({"verdict": "skip"}, {"verdict": "skip", "comment": "Hm."}),
-        ({"verdict": "skip"}, {"verdict": "all_bad"}),
-        ({"verdict": "skip", "comment": "Hm."}, {"verdict": "all_bad", "comment": "Hm."}),
-        ({"verdict": "all_bad"}, {"verdict": "all_bad", "demonstration": "Paris."}),
-    ],
-)
-def test_the_first_word_stands(store: Engine, first: dict[str, Any], second: dict[str, Any]) -> None:
-    task = make_task(store)
-    taken(store, "ada")
-    say(store, task.id, "ada", **first)
-    before = given(store)
-    with pytest.raises(AlreadyJudgedError):
-        say(store, task.id, "ada", **second)
-    assert given(store) == before
-
-
-def test_who_has_no_lease_cannot_judge(store: Engine) -> None:
-    task = make_task(store)
-    with pytest.raises(NotLeasedError):
-        say(store, task.id, "ada")
-    with pytest.raises(UnknownTaskError):
-        say(store, "task-none", "ada")
-    assert count(store, Feedback) == 0
-
-
-def test_a_lease_that_ran_out_is_good_while_nobody_has_the_seat(store: Engine) -> None:
-    free, lost = make_task(store, "One"), make_task(store, "Two")
-    for name in ("ada", "bob"):
-        taken(store, name)
-    taken(store, "cy", LATER)
-    assert taken(store, "cy", LATER).task_id == free.id
-    with pytest.raises(NotLeasedError):
-        say(store, free.id, "ada", now=LATER)
-    assert say(store, lost.id, "bob", now=LATER).finished == LATER
-    say(store, free.id, "cy", now=LATER)
-    with pytest.raises(NotLeasedError):
-        say(store, free.id, "ada", now=LATER)
-
-
-@pytest.mark.parametrize(
-    "ranking",
-    [
-        [["A"], ["B"], ["C"]],
-        [["A"], ["B"], ["C"], ["D"], ["E"]],
-        [["A"], ["B"], ["C"], ["C"]],
-        [["A"], ["B"], ["C"], ["D", "D"]],
-        [["A", "B", "C"], ["I"]],
-    ],
-)
-def test_a_ranking_has_each_answer_once(store: Engine, ranking: list[list[str]]) -> None:
-    task = make_task(store)
-    taken(store, "ada")
-    with pytest.raises(IncompleteRankingError) as error:
-        say(store, task.id, "ada", ranking=ranking)
-    assert error.value.labels == "ABCD"
-    assert count(store, Feedback) == 0
-    assert states(store) == {"ada": {"leased": 1}}
-
-
-def test_nine_answers_can_be_ranked(store: Engine) -> None:
-    task = make_task(store, texts=tuple(f"Answer {number}" for number in range(9)))
-    assert [answer.label for answer in taken(store, "ada").answers] == list("ABCDEFGHI")
-    say(store, task.id, "ada", ranking=[list("IHG"), list("FEDCBA")])
-    assert [target.rank for target in given(store)[0].targets] == [1] * 3 + [4] * 6
-
-
-def test_a_key_that_was_used_for_another_task_undoes_everything(store: Engine) -> None:
-    first, second = make_task(store, "One"), make_task(store, "Two")
-    taken(store, "ada")
-    say(store, first.id, "ada", idempotency_key="k")
-    taken(store, "ada")
-    with pytest.raises(KeyReusedError):
-        say(store, second.id, "ada", idempotency_key="k", comment="Hm.")
-    assert [each.completion_id for each in given(store)] == [first.completion_id]
-    assert states(store) == {"ada": {"ranked": 1, "leased": 1}}
-    assert task_row(store, second.id).is_open
-
-
-# Progress and agreement
-
-
 def test_progress_counts_tasks_and_labelers(store: Engine) -> None:
     tasks = [make_task(store, f"Question {number}", wanted=2) for number in range(3)]
     for name, verdict in (("ada", "ranked"), ("bob", "all_bad")):
@@ -557,9 +200,6 @@ def test_agreement_is_over_answers_whatever_their_letters(store: Engine) -> None
     assert [(each.labeler, each.tasks) for each in result.labelers] == [("ada", 2), ("bob", 2), ("cy", 2)]
 
 
-# Erasure
-
-
 def _judged_tasks(engine: Engine) -> tuple[str, str]:
     """Two tasks with all that hangs on them; the completions that they were sampled from, Ada's and nobody's."""
     sources = []
@@ -596,13 +236,26 @@ def test_a_task_goes_with_what_it_was_sampled_from(store: Engine, erase: Callabl
     assert whole.derived_from == anybodys
 
 
-def test_an_erased_task_cannot_be_judged(store: Engine) -> None:
+def test_an_erased_task_cannot_be_judged(store: Engine, store_url: URL) -> None:
+    """Nor can one whose erasure is not over yet."""
     source = sampled(store, "Erase me")
     task = store_task(store, source)
     taken(store, "ada")
-    erase_completion(store, source.completion_id)
-    with pytest.raises(UnknownTaskError):
-        say(store, task.id, "ada")
+    other, raised = open_database(store_url), []
+
+    def judge() -> None:
+        with pytest.raises(UnknownTaskError) as error:
+            say(other, task.id, "ada")
+        raised.append(error)
+
+    thread = Thread(target=judge)
+    with writing(store) as connection:
+        delete_completions(connection, [source.completion_id])
+        thread.start()
+        until_blocked(store)
+    thread.join()
+    other.dispose()
+    assert len(raised) == 1
     assert take(store, "ada") is None
     with reading(store) as connection:
         assert labeling.get_task(connection, task.id, now=NOW) is None

@@ -34,7 +34,13 @@ def found(engine: Engine, *, now: datetime = NOW, days: int = 3) -> Statistics:
 
 
 def judge(engine: Engine, completion_id: str, kind: Kind = "thumb", **fields: Any) -> str:
-    given = {"completion_id": completion_id, "choice": 0, "kind": kind, "source": "user", "key_id": "key-1"}
+    given: dict[str, Any] = {
+        "completion_id": completion_id,
+        "choice": 0,
+        "kind": kind,
+        "source": "user",
+        "key_id": "key-1",
+    }
     with writing(engine) as connection:
         return feedback.add(connection, NewFeedback(**given | fields), scope=None).id
 
@@ -161,11 +167,12 @@ def test_feedback_by_kind_and_source(store: Engine) -> None:
 def test_completions_are_judged_once_and_in_comparisons_too(store: Engine) -> None:
     one, two, three = (add(store, "The same prompt") for _ in range(3))
     add(store, "Not judged")
-    imported = add(store, "From a file", source="import")
+    imported = [add(store, "From a file", source="import") for _ in range(2)]
     thumbs(store, one, up=2, down=0)
     targets = [RankedAnswer(one, 0, 1), RankedAnswer(two, 0, 2)]
     judge(store, one, "comparison", targets=targets)
-    judge(store, imported)
+    for completion_id in imported:
+        judge(store, completion_id, number=1)
     assert found(store).feedback.judged == proportion(2, 4), f"{one} and {two}, but not {three}"
 
 
@@ -257,7 +264,14 @@ def test_completions_are_counted_from_indices(store: Engine) -> None:
     plans = plan_of(store, lambda connection: statistics(connection, now=NOW, days=3))
     about = [line for plan in plans for line in plan.splitlines() if " completions" in line]
     covered = {line.split(" INDEX ")[1].split(" ")[0] for line in about if "COVERING INDEX" in line}
-    assert covered >= {"ix_completions_created", "ix_completions_policy_id_id", "ix_completions_user_hash_id"}
+    assert covered >= {
+        "ix_completions_counted",
+        "ix_completions_created",
+        "ix_completions_policy_id_id",
+        "ix_completions_redacted",
+        "ix_completions_user_hash_id",
+    }
+    assert not [line for line in about if "SCAN completions" in line and "INDEX" not in line]
     judged = [line for line in about if "sqlite_autoindex_completions_1 (id=?)" in line]
     assert len(judged) == 1, "those that feedback is about are looked up"
 
@@ -289,16 +303,7 @@ def test_the_command_prints_tables_for_people(store: Engine, store_url: URL) -> 
     assert ["completions", "6"] in lines
     assert ["ckpt-z", "1", "2", "1", "1", "50.0%", "9.5-90.5%"] in lines
     assert ["done", "tasks", "1"] in lines
-    assert [
-        "ann",
-        "1",
-        "1",
-        "0",
-        "83.3%",
-        "-",
-        *lines[[line[:1] for line in lines].index(["ann"])][6:8],
-        "0.0%",
-    ] in lines
+    assert ["ann", "1", "1", "0", "83.3%", "-"] in [line[:6] for line in lines]
     assert ["email", "1,234"] in lines
     assert max(map(len, result.stdout.splitlines())) <= 80
 

@@ -42,7 +42,7 @@ _ISSUERS: Final = (
     ("67", "67", {16, 18, 19}),
     ("9792", "9792", {16}),  # Troy
 )
-_CARD_START = re.compile(r"[0-9](?<![\w$€£¥.,].)(?<![0-9A-Za-z]-.)(?=(?:[ -]?[0-9]){12})", re.ASCII)
+_CARD_START = re.compile(r"[0-9](?<![\w$€£¥.].)(?<![0-9A-Za-z]-.)(?=(?:[ -]?[0-9]){12})", re.ASCII)
 _END: Final = r"(?!\w)(?![.-][0-9])"
 _CARD_SHAPES: Final = tuple(
     re.compile(shape + _END, re.ASCII)

@@ -11,7 +11,7 @@ import ipaddress
 import re
 from typing import Final
 
-from honed.server.store.number_labels import label_after, label_before
+from honed.server.store.number_labels import is_small_word, label_after, label_before
 from honed.server.store.text_spans import Span, merged, walk
 
 # Scripts that are written without spaces run into the address, so a part of it is of one script only.
@@ -72,6 +72,7 @@ _QUAD_END = re.compile(r"(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![\w%])(?!\.\w)(?![-+][a
 _PRODUCT_BEFORE = re.compile(r"[A-Za-z]{2,}[-_]$|[A-Za-z]{3,}/$|(?:==|>=|<=|~=|~>|\^|~)\s?$|§\s?$|\b[vV]\.? $")
 _HEADING = re.compile(r"(?:^|[\n>])[#*\s]*$")
 _TITLE_AFTER = re.compile(r"\.?[ \t]+[A-ZÀ-Þ][a-zß-ÿ]")
+_RESOLVERS: Final = {"1.1.1.1", "1.0.0.1", "8.8.8.8", "8.8.4.4", "9.9.9.9"}
 _LARGEST_SECTION, _LARGEST_IN_VERSION = 40, 99
 
 _COLONS = re.compile(r"[0-9A-Fa-f:](?<![\w:.].)(?=[0-9A-Fa-f]{0,3}:[0-9A-Fa-f:])", re.ASCII)
@@ -101,8 +102,16 @@ def _version_4(seen: str, start: int, before: str) -> int:
     is_small = largest <= _LARGEST_IN_VERSION and not found[0].startswith("10.")
     if label and label.meaning == "version" and (label.tight or is_small):
         return 0
+    if found[0][1] == "." and label is None and _follows_product(before) and found[0] not in _RESOLVERS:
+        return 0
     is_heading = largest <= _LARGEST_SECTION and _HEADING.search(before) and _TITLE_AFTER.match(seen, found.end())
     return 0 if is_heading or _PRODUCT_BEFORE.search(before) else found.end()
+
+
+def _follows_product(before: str) -> bool:
+    """`MySQL 8.0.35.1`, `gradle@8.5.0.1`: but not "from 8.0.35.1"."""
+    word = re.search(r"([^\W\d_]+)[ @]$", before)
+    return word is not None and not is_small_word(word[1])
 
 
 def _version_6(seen: str, start: int) -> int:

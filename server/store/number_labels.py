@@ -21,7 +21,7 @@ AFTER_CHARS = 28
 # Two words are joined by an underscore; a compound is looked up whole.
 _WORDS: Final[dict[Meaning, str]] = {
     "phone": """
-        phone phones telephone phonenumber tel telnr telno tele mobile cell cellphone cellular fax faxnummer
+        phone phones telephone phonenumber fon tel telnr telno tele mobile cell cellphone cellular fax faxnummer
         whatsapp whats_app wa_me sms call calling dial text_me text_us texting ring landline hotline helpline
         voicemail reach reach_me reachable facetime pager callback contact hit_me me_up my_digits a_text my_number
         your_number his_number her_number telefon telefonnummer telefonnr handy handynummer handynr mobil
@@ -31,7 +31,7 @@ _WORDS: Final[dict[Meaning, str]] = {
         appelle appelez_moi joindre joignable fixe teléfono telefono tfno tlf tlfno móvil movil celular cel llama
         llamar llame llamame llámame llámeme llámanos fijo cellulare chiama chiamami chiamare chiamatemi chiamate
         recapito telefone telemóvel telemovel ligue ligar liga_pra fone zap zapzap fixo contacto contato contatto
-        telefoon telefoonnummer mobiel gsm bel bellen mobieltje komórka komórkowy zadzwoń dzwoń telefonu
+        telefoon telefoonnummer mobiel gsm bel bellen mobieltje komórka kom komórkowy zadzwoń dzwoń telefonu
         numer_telefonu telefonie telefonnr mobiltelefonnummer ringa ring_mig tlfnr telefonnumero puhelin
         puhelinnumero matkapuhelin cep_telefonu telefonum arayın telepon telp nomor_hp hubungi điện_thoại sđt
         số_điện gọi телефон телефона телефону тел моб мобильный мобильник звоните позвоните позвони звони звонить
@@ -50,11 +50,12 @@ _WORDS: Final[dict[Meaning, str]] = {
         released build builds firmware driver drivers sdk upgrade upgraded upgrading downgrade downgraded update
         updated patch patched changelog tag rev revision requires section sections sect chapter clause paragraph
         article appendix oid oids object_identifier fix fixed fixes merged introduced deprecated snmp rfc abschnitt
-        kapitel figure table step assembly fileversion package pip npm bump bumped since kernel ios ipados android
+        kapitel figure fig table step assembly fileversion package pip npm bump bumped since kernel ios ipados android
         macos i_os mac_os chrome chromium firefox safari edge java jre jdk версия верс""",
     "host": """
         ip ips ipv ipaddress address addresses addr adresse dirección indirizzo endereço host hosts hostname server
-        servers serveur servidor client clients router gateway dns subnet netmask ping ssh login connect connected
+        servers serveur servidor client clients router gateway dns subnet netmask ping nslookup dig whois traceroute telnet nmap block blocked ban
+        banned blacklist ssh login connect connected
         connection connections peer node inet listen listening bind proxy vpn firewall remote remote_addr forwarded
         forwarded_for nameserver адрес сервер""",
     "other": """
@@ -115,6 +116,11 @@ class Label:
 
     meaning: Meaning
     tight: bool
+
+
+def is_small_word(word: str) -> bool:
+    """One that may stand between a number and the word that names it."""
+    return word.lower() in _FILLERS
 
 
 def label_before(before: str) -> Label | None:

@@ -28,10 +28,13 @@ _EXTENSION = re.compile(
     r"(?i)(?:[ ,;]{1,2}|[ ,;]?\()(?:ext|extn|extension|x|dw|durchwahl|poste|int|anexo|ramal|доб|分机|转|内線)"
     r"\.? ?[0-9]{1,6}\)?(?!\w)"
 )
-_DATE = re.compile(
+_DATE: Final = (
     r"(?<![0-9./-])(?:[0-9]{4}([-/.])[0-9]{1,2}\1[0-9]{1,2}|[0-9]{1,2}([-/.])[0-9]{1,2}\2(?:19|20)[0-9]{2})"
     r"(?![0-9]|[-./][0-9])"
 )
+_HARDWARE_ADDRESS: Final = r"\b(?:[0-9A-Fa-f]{2}-){5}[0-9A-Fa-f]{2}\b"
+_WRONG_IBAN: Final = r"\b[A-Z]{2}[0-9]{2}(?: [A-Z0-9]{4}){2,7}(?: [A-Z0-9]{1,3})?\b"
+_NO_PHONES = re.compile(f"{_DATE}|{_HARDWARE_ADDRESS}|{_WRONG_IBAN}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,7 @@ _SHAPES: Final = (
     # 06 12 34 56 78
     _shape(r"0[1-9]([ .-])[0-9]{2}(?:\1[0-9]{2}){3}", "FR"),
     # 03-1234-5678   012-345-6789   010-62345678
-    _shape(r"0[1-9](?:-[0-9]{3,4}|[0-9]-[0-9]{3,4}|[0-9]{2}-[0-9]{2,3})-[0-9]{3,4}", alone=False),
+    _shape(r"0[1-9](?:[0-9]?-[0-9]{3,4}-[0-9]{4}|[0-9]{2}-[0-9]{2}-[0-9]{4}|[0-9]{2}-[0-9]{3}-[0-9]{3,4})", alone=False),
     _shape(r"\(?0[1-9][0-9]{1,3}\)?-[2-9][0-9]{6,7}", alone=False),
     # 020 7946 0958   07700 900123   (030) 123456   030 / 1234567
     _shape(r"0[1-9][0-9]{1,3} [0-9]{3,4} [0-9]{3,4}"),
@@ -112,7 +115,7 @@ _REGIONS: Final = tuple(
 
 
 def find_phones(seen: str) -> list[Span]:
-    seen = _DATE.sub(lambda date: MASK * len(date[0]), seen)
+    seen = _NO_PHONES.sub(lambda found: MASK * len(found[0]), seen)
 
     def end_of(start: int, before: str) -> int:
         if is_after_digits(before) and seen[start].isdigit() and " " in seen[start : start + 4]:

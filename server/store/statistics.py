@@ -1,8 +1,8 @@
 """What is in the store, in numbers: completions, prompts, feedback, labeling, what was redacted, how it grows.
 
 Owns the counts; the measures of agreement are in `agreement.py`, what each labeler did is in `labelers.py`, and how all
-of it looks in `cli/statistics.py`. Writes nothing. Invariant: what is asked of `completions` is in an index of its
-columns, but for which of them were judged: those are looked up one by one.
+of it looks in `cli/statistics.py`. Writes nothing. Invariant: what is asked of `completions` is answered by an index,
+or looks up what was judged, one by one.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def proportion(hits: int, total: int) -> Proportion | None:
 
 
 def _completions(connection: Connection) -> tuple[CompletionCounts, list[CategoryCount]]:
-    """All that is counted by what a completion is, in one walk through one index."""
+    """All that is counted by what a completion is, in one query."""
     kinds = (Completion.category, Completion.source, Completion.trainable, Completion.retrievable)
     rows = connection.execute(select(*kinds, func.count()).group_by(*kinds)).all()
     prompts = _summed((row[0], row[-1]) for row in rows if row.trainable and row.source != LABELING)

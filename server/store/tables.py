@@ -122,7 +122,13 @@ class Completion(Base):
         Index("ix_completions_model_id", "model", "id"),
         Index("ix_completions_user_hash_id", "user_hash", "id"),
         Index("ix_completions_policy_id_id", "policy_id", "id"),
-        Index("ix_completions_category", "category"),
+        Index("ix_completions_counted", "category", "source", "trainable", "retrievable"),
+        Index(
+            "ix_completions_redacted",
+            "redactions",
+            sqlite_where=text("redactions <> '{}'"),
+            postgresql_where=text("redactions <> '{}'"),
+        ),
         Index(
             "ix_completions_samplable",
             "prefix",

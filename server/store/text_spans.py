@@ -20,6 +20,7 @@ KINDS: Final = ("email", "phone", "card", "iban", "ip", "ssn", "secret")
 PLACEHOLDERS: Final = {kind: f"[{kind.upper()}]" for kind in KINDS}
 CONTEXT_CHARS: Final = 64
 
+_LISTED = re.compile(rf"(?:{MASK}++[\s,;/|]*+){{2,}}+$")
 _PLACEHOLDER = re.compile("|".join(map(re.escape, PLACEHOLDERS.values())))
 
 
@@ -80,8 +81,8 @@ def is_after_digits(before: str) -> bool:
 def walk(seen: str, kind: str, starts: re.Pattern[str], accept: Callable[[int, str], int]) -> list[Span]:
     """The spans that begin where `starts` matches and that `accept(start, before)` gives an end (0: none).
 
-    `before` holds the last `CONTEXT_CHARS` characters as they will be once the spans further left are replaced:
-    a list of numbers after one "phone:" must not be found a piece at a time, in ever more passes.
+    `before` holds the last `CONTEXT_CHARS` characters as they will be once the spans further left are replaced, a list
+    of them as one: all numbers behind "phones:" must be found at once, and not some more in each pass.
     """
     spans: list[Span] = []
     mask = MASK * len(PLACEHOLDERS[kind])
@@ -94,5 +95,5 @@ def walk(seen: str, kind: str, starts: re.Pattern[str], accept: Callable[[int, s
         before = gap if len(gap) == CONTEXT_CHARS else (tail + gap)[-CONTEXT_CHARS:]
         if stop := accept(start, before):
             spans.append((start, stop))
-            tail, end = before + mask, stop
+            tail, end = _LISTED.sub(mask, before + mask), stop
     return spans

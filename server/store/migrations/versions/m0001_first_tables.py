@@ -135,13 +135,23 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["prompt_id"], ["messages.id"], name=op.f("fk_completions_prompt_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_completions")),
     )
-    op.create_index(op.f("ix_completions_category"), "completions", ["category"], unique=False)
+    op.create_index(
+        op.f("ix_completions_counted"), "completions", ["category", "source", "trainable", "retrievable"], unique=False
+    )
     op.create_index(op.f("ix_completions_created"), "completions", ["created"], unique=False)
     op.create_index(op.f("ix_completions_derived_from"), "completions", ["derived_from"], unique=False)
     op.create_index(op.f("ix_completions_key_id_id"), "completions", ["key_id", "id"], unique=False)
     op.create_index(op.f("ix_completions_model_id"), "completions", ["model", "id"], unique=False)
     op.create_index(op.f("ix_completions_policy_id_id"), "completions", ["policy_id", "id"], unique=False)
     op.create_index(op.f("ix_completions_prompt_id"), "completions", ["prompt_id"], unique=False)
+    op.create_index(
+        op.f("ix_completions_redacted"),
+        "completions",
+        ["redactions"],
+        unique=False,
+        sqlite_where=sa.text("redactions <> '{}'"),
+        postgresql_where=sa.text("redactions <> '{}'"),
+    )
     op.create_index(
         op.f("ix_completions_samplable"),
         "completions",
