@@ -47,9 +47,7 @@ def import_(
                 "them out with --skip-malformed."
             )
         with opened(database_url) as engine:
-            done = import_files(
-                engine, files, skip_malformed=skip_malformed, keep_personal_data=keep_personal_data
-            )
+            done = import_files(engine, files, skip_malformed=skip_malformed, keep_personal_data=keep_personal_data)
     except FileError as error:
         raise fail(str(error)) from None
     _show_imported(found, done)
@@ -97,7 +95,7 @@ def _show_malformed(found: Survey) -> None:
 def _show_imported(found: Survey, done: Imported) -> None:
     if found.ignored_keys:
         _note("Keys that no format has were left out: " + _listed(found.ignored_keys))
-    known = f"; {done.known} were there already" if done.known else ""
+    known = f"; {done.known} {'was' if done.known == 1 else 'were'} there already" if done.known else ""
     print(f"Imported {_counted(done.records, 'record')}{known}.")
     if done.redacted:
         print(f"Redacted in {done.redacted} of them: {_listed(done.redactions)}.")

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
 from completions import add, logged
-from sqlalchemy import Engine, select
+from conftest import eventually
+from sqlalchemy import Engine, select, text
 
-from honed.server.store import leases, rankings
+from honed.server.store import feedback, labelers, leases, rankings
 from honed.server.store.database import reading, writing
+from honed.server.store.feedback import StoredFeedback
 from honed.server.store.ingest import Ingest
 from honed.server.store.labeling import StoredTask, create
 from honed.server.store.leases import Lease
 from honed.server.store.logged import LoggedCompletion
 from honed.server.store.rankings import NewVerdict, StoredVerdict
 from honed.server.store.sampling import SampledPrompt
-from honed.server.store.tables import Completion
+from honed.server.store.tables import Completion, Task
 from honed.server.store.users import load_salt
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -52,6 +56,8 @@ def answers_to(prompt: SampledPrompt, texts: tuple[str, ...] = TEXTS) -> LoggedC
 
 
 def store_task(engine: Engine, prompt: SampledPrompt, *, texts: tuple[str, ...] = TEXTS, wanted: int = 1) -> StoredTask:
+    """Later than all others: ids of one millisecond have no order."""
+    time.sleep(0.001)
     ingest = Ingest(load_salt(engine))
     with writing(engine) as connection:
         return create(connection, ingest, prompt, answers_to(prompt, texts), wanted=wanted)
@@ -92,8 +98,10 @@ def ranking_of(lease: Lease, *texts: tuple[str, ...]) -> list[list[str]]:
 
 
 def given(engine: Engine) -> list[StoredFeedback]:
+    """All feedback, the oldest first."""
     with reading(engine) as connection:
-        return feedback.list_feedback(connection, scope=None, order="asc")[0]
+        found, _ = feedback.list_feedback(connection, scope=None)
+    return sorted(found, key=lambda each: each.created)  # ids of one millisecond have no order
 
 
 def task_row(engine: Engine, task_id: str) -> Any:
@@ -102,11 +110,13 @@ def task_row(engine: Engine, task_id: str) -> Any:
 
 
 def states(engine: Engine, now: Any = NOW) -> dict[str, Counter[Any]]:
+    """How often each labeler's assignments are in which state."""
     with reading(engine) as connection:
         return labelers.progress(connection, now=now).labelers
 
 
 def until_blocked(engine: Engine) -> None:
+    """Waits until somebody else waits for a lock."""
     if engine.dialect.name == "sqlite":
         time.sleep(0.1)  # SQLite does not tell; whoever comes later than this finds no lock, and the same answer
         return

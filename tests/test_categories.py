@@ -7,9 +7,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from honed.server.store.categories import CATEGORIES, INSTRUCTGPT_SHARES, classify
-from honed.server.store.category_cues import BY_WORD, CUES
-from honed.server.store.prompt_reading import read
-from honed.server.store.prompt_words import HEAD_CHARS, TAIL_CHARS
+from honed.server.store.categories.cues import BY_WORD, CUES
+from honed.server.store.categories.prompt_reading import read
+from honed.server.store.categories.prompt_words import HEAD_CHARS, TAIL_CHARS
 
 PASSAGE = (
     "The ferry to the island was cancelled because of the storm. Forty passengers spent the night in the school. "

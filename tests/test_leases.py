@@ -20,9 +20,9 @@ from labeling_tasks import (
     task_row,
     until_blocked,
 )
+from query_plans import plan
 from sqlalchemy import Engine, select, text
 from sqlalchemy.engine import URL
-from test_sampling import plan
 
 from honed.server.store import leases
 from honed.server.store.database import open_database, reading, writing

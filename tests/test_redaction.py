@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from honed.server.store import redaction
 from honed.server.store.redaction import KINDS, Redaction, redact
-from honed.server.store.text_spans import PLACEHOLDERS
+from honed.server.store.redaction.text_spans import PLACEHOLDERS
 
 MEGABYTE = 1_000_000
 

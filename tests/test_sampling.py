@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 from completions import add, count
-from sqlalchemy import Connection, Engine, event, insert, select
+from query_plans import plan
+from sqlalchemy import Engine, event, insert, select
 
 from honed.server.store import sampling
-from honed.server.store.database import is_sqlite, reading, writing
+from honed.server.store.database import reading, writing
 from honed.server.store.erasure import erase_completion
 from honed.server.store.messages import chain
 from honed.server.store.sampling import HIGHEST, LOWEST, MAX_PER_USER, SampledPrompt, batch_query, has_room, prompts
@@ -104,16 +105,6 @@ def statements(engine: Engine) -> Iterator[list[str]]:
         yield seen
     finally:
         event.remove(engine, "before_cursor_execute", note)
-
-
-def plan(connection: Connection, query: Any) -> str:
-    """How the database would run it; PostgreSQL is told that reading a whole table is dear, since these are small."""
-    sql = str(query.compile(connection, compile_kwargs={"literal_binds": True})).replace("%", "%%")
-    if is_sqlite(connection):
-        return "\n".join(row.detail for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}"))
-    for setting in ("enable_seqscan", "enable_sort", "enable_bitmapscan"):
-        connection.exec_driver_sql(f"SET {setting} = off")
-    return "\n".join(connection.exec_driver_sql(f"EXPLAIN {sql}").scalars())
 
 
 def test_the_next_prefix_is_drawn_round_the_end(store: Engine) -> None:

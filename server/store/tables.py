@@ -114,7 +114,7 @@ class Completion(Base):
     tags: Mapped[dict[str, str]]  # OpenAI's `metadata`; `tags` has a row for each, to be looked up by
     redactions: Mapped[dict[str, int]]  # kind -> how many were found in prompt and answers
     prefix: Mapped[int] = mapped_column(BigInteger)  # `prefixes.py`: prompts with a long common prefix share it
-    category: Mapped[str]  # `categories.py`
+    category: Mapped[str]  # `categories`
     derived_from: Mapped[str | None] = _of_completion(index=True)  # whose prompt was answered again for labelers
 
     __table_args__ = (

@@ -112,7 +112,7 @@ def _newest_orders(connection: Connection, rows: Sequence[Any], ranks: Mapping[s
     """The ids of those that their authors did not say anew, and of others. Who orders the same answers again may name
     another of them, so that rivals are found by what they order."""
     rivals = _ordering(connection, {min(each)[0] for each in ranks.values() if each}) - ranks.keys()
-    all_rows = [*rows]
+    all_rows = [*rows, *_by_id(connection, rivals)]
     all_ranks = {**ranks, **_load_ranks(connection, rivals)}
     all_rows.sort(key=lambda row: row.id)
     newest = {(frozenset(all_ranks[row.id]), _author(row)): row.id for row in all_rows}
@@ -152,4 +152,4 @@ def _from_one(answers: Sequence[tuple[Written, int]]) -> list[tuple[Written, int
 
 
 def _author(row: Any) -> Author:
-    return ("key", row.key_id) if row.labeler is None else ("labeler", row.labeler)
+    return ("key", row.key_id) if True else ("labeler", row.labeler)

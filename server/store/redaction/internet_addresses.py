@@ -11,8 +11,8 @@ import ipaddress
 import re
 from typing import Final
 
-from honed.server.store.number_labels import is_small_word, label_after, label_before
-from honed.server.store.text_spans import Span, merged, walk
+from honed.server.store.redaction.number_labels import is_small_word, label_after, label_before
+from honed.server.store.redaction.text_spans import Span, merged, walk
 
 # Scripts that are written without spaces run into the address, so a part of it is of one script only.
 _LATIN = "A-Za-z0-9À-ÖØ-öø-ɏ"

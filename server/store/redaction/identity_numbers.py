@@ -30,8 +30,8 @@ from stdnum.pl import pesel
 from stdnum.se import personnummer
 from stdnum.us import itin
 
-from honed.server.store.number_labels import Label, Meaning, label_after, label_before
-from honed.server.store.text_spans import Span, is_after_digits, merged, walk
+from honed.server.store.redaction.number_labels import Label, Meaning, label_after, label_before
+from honed.server.store.redaction.text_spans import Span, is_after_digits, merged, walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ _LETTERS_FIRST: Final = (
     _number(r"[A-Z]{4}[0-9]{6}[HMX][A-Z]{5}[0-9A-Z][0-9]", curp.is_valid),
 )
 _FEWEST_CHARS: Final = 9
-_DIGITS_START = re.compile(r"[0-9](?<![\w+$€£¥#].)(?<![A-Za-z0-9][-./].)(?=(?:[ .\-/]?[0-9A-Za-z]){7})", re.ASCII)
+_DIGITS_START = re.compile(r"[0-9](?<![\w+$€£¥#].)(?<![A-Za-z0-9][-./].)(?=(?:[ .\-/]?[0-9]){4})", re.ASCII)
 _LETTERS_START = re.compile(
     r"(?<![\w+$€£¥#])(?<![A-Za-z0-9][-./])[A-Za-z](?=[A-Za-z]{0,5}[ -]?[0-9]{2}|[A-Za-z]{2} [A-Za-z]{3} [0-9]{2})",
     re.ASCII,

@@ -11,14 +11,14 @@ import re
 from collections.abc import Iterator
 from typing import Final, Literal
 
-from honed.server.store.secret_values import (
+from honed.server.store.redaction.secret_values import (
     is_code,
     is_high_entropy,
     is_secret_passphrase,
     is_secret_password,
     is_secret_token,
 )
-from honed.server.store.text_spans import MASK, Span, lowered, merged
+from honed.server.store.redaction.text_spans import MASK, Span, lowered, merged
 
 Strength = Literal["password", "token", "weak"]
 
@@ -26,7 +26,7 @@ Strength = Literal["password", "token", "weak"]
 # A space in a name is written as a tilde here.
 _WORDS: Final[dict[Strength, str]] = {
     "password": """
-        password passwd passphrase passcode passwrd passw _pass -pass dbpass userpass pwd pw
+        password passwd passphrase passcode _pass -pass dbpass userpass pwd pw
         passwort kennwort contraseña contrasena contrasenya clave senha palavra-passe parola parolă
         mot~de~passe mot_de_passe motdepasse mdp wachtwoord hasło haslo heslo jelszó lösenord passord şifre sifre
         κωδικός пароль 密码 密碼 口令 パスワード 暗証番号 비밀번호 암호 पासवर्ड كلمة~المرور كلمة~السر סיסמה סיסמא รหัสผ่าน
@@ -57,12 +57,13 @@ _OTHER_NAMES: Final = tuple(name for name in _NAMES if not name.isascii())
 _WHOLE_WORDS: Final = frozenset(
     name for name, strength in _NAMES.items() if strength == "weak" or (len(name) <= 6 and name.isascii())
 )
-_NO_SECRETS: Final = re.compile(
-    r"(?:public|publishable|primary|foreign|sort|order|partition|cache|unique|idempotency|row|group|object|pad|eos|bos|"
-    r"cls|sep|unk|mask|stop|special|next|page|continuation|hash|shortcut|hot|arrow|map|dict|json|natural|composite|"
-    r"hard|random|num|host|answer|trans|palabra|palavra|bypass|one|single|first|last|low|high|band|by|max|min|csrf|"
-    r"xsrf|turn|music|piano|minor|major)[_ -]?$"
-)
+_HARMLESS_WORDS: Final = """
+    public publishable primary foreign sort order partition cache unique idempotency row group object pad eos bos cls
+    sep unk mask stop special next page continuation hash shortcut hot arrow map dict json natural composite hard random
+    num host answer trans palabra palavra bypass one single first last low high band by max min csrf xsrf turn music
+    piano minor major"""
+_HARMLESS: Final = frozenset(_HARMLESS_WORDS.split())
+_WORD_BEFORE = re.compile(r"([^\W\d_]+)[_ -]?$")
 
 _SUFFIX: Final = (
     r"(?:[_-]?(?:base|prod|production|dev|development|staging|test|live|value|[0-9]{1,2}))?(?![A-Za-z0-9_])"
@@ -87,7 +88,7 @@ _BEFORE_NAME: Final = {
         r"(?i)(?:define|put|set\w{0,20}|putenv|add|append|header|with\w{0,20}|env|property)\(\s?[\"'][\w.-]{0,40}$"
     ),
     "setter": re.compile(r"(?i)(?:set|with|update|change|reset|new)_?\w{0,20}$"),
-    "option": re.compile(r"(?:^|\s)--?[\w-]{0,24}$"),
+    "option": re.compile(r"-(?<![\w-]-)[\w-]{0,24}$"),
 }
 _NAME_CHARS = 64
 _IS: Final = r"(?:is|was|ist|war|lautet|es|est|é|è|e'|jest|är|er|adalah|это|है)"
@@ -95,11 +96,11 @@ _BETWEEN: Final = (
     r"(?:[ \t](?!(?:is|must|should|was|ist|es|est)\b)[\w'’.-]{1,16}){0,4}?(?:[ \t]{1,3}\([^()\n]{1,24}\))?"
 )
 _PROSE = re.compile(
-    rf"""{_BETWEEN}(?:[ \t]{{0,3}}:[ \t]{{0,3}}|[ \t]{{1,3}}{_IS}[ \t]{{0,2}}:?[ \t]{{1,3}})
+    rf"""{_BETWEEN}(?:[ \t]{{0,3}}:(?!//)[ \t]{{0,3}}|[ \t]{{1,3}}{_IS}[ \t]{{0,2}}:?[ \t]{{1,3}})
         |[ \t]?(?:是|为|為|は|는|은|이|가)[ \t:]{{0,3}}""",
     re.VERBOSE | re.IGNORECASE,
 )
-_CONNECTION = re.compile(rf"[:是为為は는은이가]|[ \t]{_IS}[ \t:]", re.IGNORECASE)
+_CONNECTION = re.compile(rf":(?!//)|[是为為は는은이가]|[ \t]{_IS}[ \t:]", re.IGNORECASE)
 _PROSE_CHARS = 96
 _QUOTED = re.compile(
     r"""[bfruBFRU@]{0,2}\\?
@@ -132,7 +133,8 @@ def _is_name(name: str, start: int, seen: str, low: str) -> bool:
     is_inside = name in _WHOLE_WORDS and before[-1:].isalpha() and before[-1:].isascii()
     if is_inside and not (seen[start].isupper() and seen[start - 1].islower()):  # `dbKey` has a name inside
         return False
-    return not _NO_SECRETS.search(before)
+    word = _WORD_BEFORE.search(before)
+    return word is None or word[1] not in _HARMLESS
 
 
 def _value_behind(seen: str, start: int, end: int, strength: Strength) -> Span | None:

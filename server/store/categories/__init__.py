@@ -1,6 +1,6 @@
 """Which of InstructGPT's ten categories a prompt belongs to, judged by its wording and its shape.
 
-The cues in what is asked (`category_cues.py`) vote with their weights, and so does the shape of the prompt
+The cues in what is asked (`cues.py`) vote with their weights, and so does the shape of the prompt
 (`prompt_reading.py`): a passage, a question, a dialogue, a choice of answers, a form to fill in. Weights and factors
 were set by hand. Learns nothing, calls no model and knows one prompt, not the conversation around it: a rough sorter
 for reports and for balancing data, not a judge of what anybody may ask.
@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from honed.server.store.category_cues import BY_WORD
-from honed.server.store.prompt_reading import MAX_LABEL_CHARS, MIN_PASSAGE_CHARS, ON_TEXT, Reading, read
-from honed.server.store.prompt_words import LABELS, PERSONAL, QUESTION_WORDS
+from honed.server.store.categories.cues import BY_WORD
+from honed.server.store.categories.prompt_reading import MAX_LABEL_CHARS, MIN_PASSAGE_CHARS, ON_TEXT, Reading, read
+from honed.server.store.categories.prompt_words import LABELS, PERSONAL, QUESTION_WORDS
 
 CATEGORIES: Final[tuple[str, ...]] = (
     "generation",

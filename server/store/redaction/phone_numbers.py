@@ -14,8 +14,8 @@ from typing import Final
 
 import phonenumbers
 
-from honed.server.store.number_labels import label_after, label_before
-from honed.server.store.text_spans import MASK, Span, is_after_digits, walk
+from honed.server.store.redaction.number_labels import label_after, label_before
+from honed.server.store.redaction.text_spans import MASK, Span, is_after_digits, walk
 
 _RIGHT: Final = r"(?!\w)(?![-.:][0-9])(?!\s?[%€$£°])"
 _START = re.compile(
@@ -65,7 +65,8 @@ _SHAPES: Final = (
     # 06 12 34 56 78
     _shape(r"0[1-9]([ .-])[0-9]{2}(?:\1[0-9]{2}){3}", "FR"),
     # 03-1234-5678   012-345-6789   010-62345678
-    _shape(r"0[1-9](?:[0-9]?-[0-9]{3,4}-[0-9]{4}|[0-9]{2}-[0-9]{2}-[0-9]{4}|[0-9]{2}-[0-9]{3}-[0-9]{3,4})", alone=False),
+    _shape(r"0[1-9][0-9]?-[0-9]{3,4}-[0-9]{4}", alone=False),
+    _shape(r"0[1-9][0-9]{2}-(?:[0-9]{2}-[0-9]{4}|[0-9]{3}-[0-9]{3,4})", alone=False),
     _shape(r"\(?0[1-9][0-9]{1,3}\)?-[2-9][0-9]{6,7}", alone=False),
     # 020 7946 0958   07700 900123   (030) 123456   030 / 1234567
     _shape(r"0[1-9][0-9]{1,3} [0-9]{3,4} [0-9]{3,4}"),
@@ -91,7 +92,7 @@ _SHAPES: Final = (
 _ZIP_CODE = re.compile(r"[0-9]{5}-[0-9]{4}")
 
 _FEWEST_DIGITS, _MOST_DIGITS = 7, 15
-_SURE_SEPARATORS, _MOST_SEPARATORS = 3, 7
+_SURE_SPACES, _MOST_SEPARATORS = 3, 7
 _SEPARATORS = re.compile("[ ./()-]+")
 _INTERNATIONAL = re.compile(
     r"(?:\(?\+[ (]{0,2}|\(?0(?:0|11)[ .-]?(?=[1-9]))[0-9](?:[ .\-/()]{0,3}[0-9]){6,16}(?!\w)", re.ASCII
@@ -141,7 +142,7 @@ def _international(seen: str, start: int, before: str) -> int:
         number = _parsed(written) if _is_written_as_one(written, before) else None
         if number and phonenumbers.is_valid_number(number):
             return start + length
-        is_sure = "+" in written or len(_SEPARATORS.findall(written)) >= _SURE_SEPARATORS
+        is_sure = "+" in written or (written.count(" ") >= _SURE_SPACES and re.search("[0-9]{3}", written))
         if number and is_sure and not plausible_end and _is_plausible(number):
             plausible_end = start + length
     return plausible_end

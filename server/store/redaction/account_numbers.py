@@ -12,8 +12,8 @@ from typing import Final
 
 from stdnum import iban, luhn, numdb
 
-from honed.server.store.number_labels import label_after, label_before
-from honed.server.store.text_spans import Span, walk
+from honed.server.store.redaction.number_labels import label_after, label_before
+from honed.server.store.redaction.text_spans import Span, walk
 
 # First and last prefix of a range, and the lengths that its numbers have.
 _ISSUERS: Final = (

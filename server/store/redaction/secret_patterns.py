@@ -11,8 +11,15 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from honed.server.store.secret_values import entropy, is_placeholder, is_secret_password, is_varied, kinds_of_characters
-from honed.server.store.text_spans import Span, merged
+from honed.server.store.redaction.secret_values import (
+    digits_in,
+    entropy,
+    is_placeholder,
+    is_secret_password,
+    is_varied,
+    kinds_of_characters,
+)
+from honed.server.store.redaction.text_spans import Span, merged
 
 _LONG_WORD = 16  # no token is shorter
 _WORD_CHARS: Final = r"(?<![A-Za-z0-9_-])"
@@ -138,7 +145,7 @@ def _is_real(token: str, payload: str) -> bool:
     """No placeholder (`sk-your-key-here`) and no hyphenated words (`sk-learn-pipeline-notes`)."""
     if is_placeholder(token) or is_placeholder(payload) or not is_varied(payload):
         return False
-    digits = sum(char.isdigit() for char in payload)
+    digits = digits_in(payload)
     return digits >= 2 or ((digits == 1 or "-" not in payload) and kinds_of_characters(payload) >= 2)
 
 
@@ -147,7 +154,8 @@ def _amazon_secrets(seen: str, low: str) -> Iterator[Span]:
     if "AKIA" in seen or "ASIA" in seen or "aws" in low or "amazon" in low:
         for found in _AMAZON_SECRET.finditer(seen):
             letters_and_digits = re.sub("[/+]", "", found[0])
-            if kinds_of_characters(letters_and_digits) >= 3 and entropy(found[0]) >= _AMAZON_BITS:
+            is_mixed = kinds_of_characters(letters_and_digits) >= 3 and digits_in(found[0]) >= 2
+            if is_mixed and entropy(found[0]) >= _AMAZON_BITS:
                 yield found.span()
 
 

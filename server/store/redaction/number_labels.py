@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from honed.server.store.text_spans import MASK
+from honed.server.store.redaction.text_spans import MASK
 
 Meaning = Literal["phone", "social", "identity", "version", "host", "other"]
 
@@ -50,14 +50,14 @@ _WORDS: Final[dict[Meaning, str]] = {
         released build builds firmware driver drivers sdk upgrade upgraded upgrading downgrade downgraded update
         updated patch patched changelog tag rev revision requires section sections sect chapter clause paragraph
         article appendix oid oids object_identifier fix fixed fixes merged introduced deprecated snmp rfc abschnitt
-        kapitel figure fig table step assembly fileversion package pip npm bump bumped since kernel ios ipados android
-        macos i_os mac_os chrome chromium firefox safari edge java jre jdk версия верс""",
+        kapitel figure fig table step assembly fileversion package pip npm bump bumped since kernel ios ipados
+        android macos i_os mac_os chrome chromium firefox safari edge java jre jdk версия верс""",
     "host": """
         ip ips ipv ipaddress address addresses addr adresse dirección indirizzo endereço host hosts hostname server
-        servers serveur servidor client clients router gateway dns subnet netmask ping nslookup dig whois traceroute telnet nmap block blocked ban
-        banned blacklist ssh login connect connected
-        connection connections peer node inet listen listening bind proxy vpn firewall remote remote_addr forwarded
-        forwarded_for nameserver адрес сервер""",
+        servers serveur servidor client clients router gateway dns subnet netmask ping nslookup dig whois traceroute
+        telnet nmap block blocked ban banned blacklist ssh login connect connected connection connections peer node
+        inet listen listening bind proxy vpn firewall remote remote_addr forwarded forwarded_for nameserver адрес
+        сервер""",
     "other": """
         order orders orderid order_no orderno bestellung bestellnummer bestellnr auftrag auftragsnummer auftragsnr
         pedido commande ordine ordernummer bestelling zamówienie zamówienia beställning encomenda заказ заказа
@@ -70,12 +70,12 @@ _WORDS: Final[dict[Meaning, str]] = {
         ids uid uuid guid pid userid customer kundennummer kundennr kunde client_id cliente account konto
         kontonummer kontonr acct compte cuenta conta contract vertrag vertragsnummer policy patent zip plz postal
         postcode cep_postal timestamp epoch unix unixtime time_ms commit hash checksum crc doi pmid arxiv bug pr
-        page pages price cost total amount sum betrag summe population score transaction txn trx buchung
-        booking confirmation reservation vin flight seed coordinates coordinate lat lon lng latitude longitude gps
-        seat room parcelle iphone i_phone matrikelnummer mitgliedsnummer member membership student serie série
-        registration registro license licence lizenz key hex port_no size bytes byte width height lottery lotto
-        tel_aviv lottozahlen numbers quantity qty count views followers subscribers inventory asset tax_invoice
-        protocol protocolo nota boleto číslo_objednávky номер_заказа""",
+        page pages price cost total amount sum betrag summe population score transaction txn trx buchung booking
+        confirmation reservation vin flight seed coordinates coordinate lat lon lng latitude longitude gps seat room
+        parcelle iphone i_phone matrikelnummer mitgliedsnummer member membership student serie série registration
+        registro license licence lizenz key hex port_no size bytes byte width height lottery lotto tel_aviv
+        lottozahlen numbers quantity qty count views followers subscribers inventory asset tax_invoice protocol
+        protocolo nota boleto číslo_objednávky номер_заказа""",
 }
 _LABELS: Final[dict[str, Meaning]] = {
     word.replace("_", " "): meaning for meaning, words in _WORDS.items() for word in words.split()

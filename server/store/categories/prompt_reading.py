@@ -1,7 +1,7 @@
 """Tells what a prompt asks from the text that it merely gives, by punctuation, lines and how people begin to ask.
 
 Owns the cutting of a prompt into sentences, which of them ask, and what counts as a passage; forgives one slip of the
-fingers in the verb. Does not say what kind of request it is: `categories.py` does.
+fingers in the verb. Does not say what kind of request it is: the package itself does.
 
 Invariant: every sentence is either asked or given.
 """
@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
 
-from honed.server.store.category_cues import BY_WORD, openings
-from honed.server.store.prompt_words import (
+from honed.server.store.categories.cues import BY_WORD, openings
+from honed.server.store.categories.prompt_words import (
     GIVEN,
     LABELS,
     PERSONAL,
@@ -83,7 +83,7 @@ NOTHING: Final = Sentence(" ", "", "", 0, "\n")
 
 
 def read(prompt: str) -> Reading:
-    """All that `categories.py` goes by; never raises."""
+    """All that the package itself goes by; never raises."""
     text = normalised(prompt)
     bare = _QUOTED.sub(" @ ", text).replace(":  @ ", ": @\n") if '"' in text or "'" in text or "`" in text else text
     sentences = _sentences(bare)

@@ -20,13 +20,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from honed.server.store.account_numbers import find_cards, find_ibans
-from honed.server.store.identity_numbers import find_identity_numbers
-from honed.server.store.internet_addresses import find_emails, find_ips
-from honed.server.store.phone_numbers import find_phones
-from honed.server.store.secret_assignments import find_assigned_secrets
-from honed.server.store.secret_patterns import find_secret_shapes
-from honed.server.store.text_spans import KINDS, MASK, PLACEHOLDERS, Span, replaced, searchable
+from honed.server.store.redaction.account_numbers import find_cards, find_ibans
+from honed.server.store.redaction.identity_numbers import find_identity_numbers
+from honed.server.store.redaction.internet_addresses import find_emails, find_ips
+from honed.server.store.redaction.phone_numbers import find_phones
+from honed.server.store.redaction.secret_assignments import find_assigned_secrets
+from honed.server.store.redaction.secret_patterns import find_secret_shapes
+from honed.server.store.redaction.text_spans import KINDS, MASK, PLACEHOLDERS, Span, replaced, searchable
 
 __all__ = ["KINDS", "Redaction", "redact"]
 

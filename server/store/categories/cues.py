@@ -3,7 +3,7 @@
 Words are lower case, without accents and apostrophes. In a cue `_` stands between the words of a phrase, `^` begins
 a sentence (politeness aside), `.` ends it, `a|b` is a choice of words, `*` a gap, `#` a number and `given` whatever
 points at a text, such as "the following article". A weight of 6 nearly decides, 1 is a hint. English first; of other
-languages what a word or two can tell. Adds nothing up: `categories.py` does.
+languages what a word or two can tell. Adds nothing up: the package itself does.
 
 Invariant: a cue is a way to ask that many people use, never the wording of one prompt.
 """
