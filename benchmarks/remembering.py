@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 from sqlalchemy import func, make_url, select
 
 ROOT = Path(__file__).parent.parent
@@ -98,6 +99,11 @@ class Server:
             while httpx.get(f"{self.url}/health").json()["store"]["state"] != "up":
                 time.sleep(0.05)
 
+    def cpu_s(self) -> float:
+        """Of the server's own process: its writer and the database are others."""
+        times = psutil.Process(self._popen.pid).cpu_times()
+        return float(times.user + times.system)
+
     def lag_s(self) -> float:
         """How long the store needs to catch up."""
         started_s = time.perf_counter()
@@ -136,8 +142,10 @@ def main() -> None:
             server = Server(kind, postgres, model)
             options = {"clients": given.clients, "stream": given.stream}
             asyncio.run(load(server.url, requests=500, **options))  # warm
+            before_s = server.cpu_s()
             measured.append(asyncio.run(load(server.url, requests=given.requests, **options)))
-            line = f"round {number + 1}: {kind:10} {measured[-1]:7.1f} requests/s"
+            cpu_ms = 1000 * (server.cpu_s() - before_s) / given.requests
+            line = f"round {number + 1}: {kind:10} {measured[-1]:7.1f} requests/s, {cpu_ms:.2f} ms of CPU each"
             if kind != "off":
                 lag_s = server.lag_s()
                 assert server.stored() == (given.requests + 500,) * 2, "every completion is there once"

@@ -51,16 +51,15 @@ Rows = dict[type[Base], list[dict[str, Any]]]
 def batch(first: int, count: int, total: int) -> Rows:
     """Completions number `first` and following, with what belongs to them; every second turn goes on from another."""
     rows: Rows = {Message: [], Completion: [], Choice: [], Tag: [], Feedback: [], Target: []}
-    draw = random.Random(first)
+    draw = random.Random(first)  # noqa: S311 (no secret)
     for number in range(first, first + count):
         created = START + timedelta(days=300) * (number / total)
         completion_id = new_id("chatcmpl", at_s=created.timestamp())
         messages = [{"role": "user", "content": f"Question {number}: how do people of group {number % 977} live?"}]
         if number % 2:
             messages += [{"role": "assistant", "content": ANSWER}, {"role": "user", "content": f"And {number}?"}]
-        nodes = chain(messages)
-        rows[Message] += nodes
-        rows[Completion].append(_completion(completion_id, created, nodes[-1]["id"], messages, number, draw))
+        rows[Message] += chain(messages)
+        rows[Completion].append(_completion(completion_id, created, messages, number, draw))
         rows[Choice] += [_choice(completion_id, index) for index in range(2)]
         rows[Tag].append({"key": "app", "value": f"app-{number % 1000}", "completion_id": completion_id})
         if number % JUDGED_EVERY < 3:
@@ -69,11 +68,13 @@ def batch(first: int, count: int, total: int) -> Rows:
 
 
 def _completion(
-    completion_id: str, created: datetime, prompt_id: str, messages: list[dict[str, str]], number: int, draw: random.Random
+    completion_id: str, created: datetime, messages: list[dict[str, str]], number: int, draw: random.Random
 ) -> dict[str, Any]:
+    prompt_id = chain(messages)[-1]["id"]
     return {
-        "id": completion_id, "endpoint": "chat", "source": "server", "created": created, "model": f"model-{number % 5}",
-        "policy_id": f"ckpt-{number % 5}", "request_id": None, "prompt_id": prompt_id, "prompt_token_ids": None,
+        "id": completion_id, "endpoint": "chat", "source": "server", "created": created,
+        "model": f"model-{number % 5}", "policy_id": f"ckpt-{number % 5}", "request_id": None, "prompt_id": prompt_id,
+        "prompt_token_ids": None,
         "params": {"temperature": 1.0}, "prompt_tokens": 20, "completion_tokens": 60, "cached_tokens": 0,
         "first_token_ms": 50, "total_ms": 900, "key_id": f"key-{number % 50}", "user_hash": f"{number % USERS:032x}",
         "retrievable": True, "trainable": number % 10 != 9, "tags": {"app": f"app-{number % 1000}"},
@@ -85,8 +86,8 @@ def _completion(
 def _choice(completion_id: str, index: int) -> dict[str, Any]:
     packed = bytes(4 * 60)
     return {
-        "completion_id": completion_id, "index": index, "text": f"{ANSWER}{index}", "finish_reason": "stop", "token_ids": packed,
-        "logprobs": packed, "source": None,
+        "completion_id": completion_id, "index": index, "text": f"{ANSWER}{index}", "finish_reason": "stop",
+        "token_ids": packed, "logprobs": packed, "source": None,
     }  # fmt: skip
 
 
@@ -192,7 +193,8 @@ def main() -> None:
                 started_s = time.perf_counter()
                 result = work()
                 seconds.append(result if isinstance(result, float) else time.perf_counter() - started_s)
-            print(f"{question:40} {statistics.median(seconds) * 1000:9.1f} ms  (first {seconds[0] * 1000:.1f})", flush=True)
+            median_ms, first_ms = (1000 * each for each in (statistics.median(seconds), seconds[0]))
+            print(f"{question:40} {median_ms:9.1f} ms  (first {first_ms:.1f})", flush=True)
         engine.dispose()
         if postgres is not None:
             postgres.cleanup()

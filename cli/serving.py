@@ -25,7 +25,7 @@ READY = """
 """
 
 MEMORY = {
-    "all": "It remembers what it is asked, for training; --logging opt_in asks first, off keeps nothing (docs/privacy.md).",
+    "all": "It remembers what it is asked, for training; --logging opt_in or off keeps less (docs/privacy.md).",
     "opt_in": "It remembers requests that ask for it, with store: true (docs/privacy.md).",
     "off": "It remembers nothing (--logging off).",
 }

@@ -29,10 +29,12 @@ def opened(database_url: str | None, *, prepared: bool = True) -> Iterator[Engin
 
     try:
         engine = open_database(url_of(database_url, honed_home()))
-        if prepared:
-            prepare(engine)
-        yield engine
-        engine.dispose()
+        try:
+            if prepared:
+                prepare(engine)
+            yield engine
+        finally:
+            engine.dispose()
     except StoreError as error:
         raise fail(str(error)) from None
 

@@ -154,7 +154,8 @@ def test_commands_in_the_text_exist(path: Path) -> None:
             if words[0] == "make" and len(words) > 1:
                 require_target(words[1:])
             elif words[0] in ("honed", ".venv/bin/honed") and len(words) > 1:
-                known = {option for parameter in subcommand(words[1:]).params for option in parameter.opts}
+                parameters = subcommand(words[1:]).params
+                known = {option for each in parameters for option in (*each.opts, *each.secondary_opts)}
                 assert {word for word in words if word.startswith("--")} <= known | {"--help"}, code
 
 
@@ -238,8 +239,8 @@ def test_curl_lines_are_answered(document: str, tiny_checkpoint: Path) -> None:
     with running(Settings(model=str(tiny_checkpoint), kv_cache_gib=0.02, logging="all")) as server:
         messages = [{"role": "user", "content": f"Question {number}"} for number in range(3)]
         for message in messages:
-            answer = httpx.post(f"{server.url}/v1/chat/completions", json={"model": "honed", "messages": [message]}).json()
-        ids["chatcmpl"] = answer["id"]
+            body = {"model": "honed", "messages": [message]}
+            ids["chatcmpl"] = httpx.post(f"{server.url}/v1/chat/completions", json=body).json()["id"]
         for words in commands:
             filled = [word.replace("http://127.0.0.1:8000", server.url) for word in words]
             filled = [re.sub(r"\b([a-z]+)-\.\.\.", lambda found: ids[found[1]], word) for word in filled]
@@ -248,7 +249,8 @@ def test_curl_lines_are_answered(document: str, tiny_checkpoint: Path) -> None:
 
 
 def test_the_readme_has_curl_lines() -> None:
-    assert len([words for block in code_blocks(README, "sh") for words in shell_commands(block) if words[0] == "curl"]) == 2
+    commands = [words for block in code_blocks(README, "sh") for words in shell_commands(block)]
+    assert [words[0] for words in commands].count("curl") == 2
 
 
 def test_what_serve_prints_works_as_it_stands(live_server: LiveServer) -> None:

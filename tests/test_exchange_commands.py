@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import Result
 from databases import Postgres
 from sqlalchemy.engine import URL
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from honed.cli import app
 from honed.server.store.exchange.files import read_rows
@@ -77,7 +76,7 @@ def test_malformed_lines_are_named_and_nothing_is_imported() -> None:
 
 
 def test_of_many_malformed_lines_the_first_are_shown() -> None:
-    done = honed("import", written("bad.jsonl", *["{"] * 23))
+    done = honed("import", written("bad.jsonl", *["{}"] * 23))
     assert len(done.stderr.splitlines()) == 22
     assert done.stderr.splitlines()[-2] == "... and 3 lines more"
 
@@ -116,7 +115,7 @@ def test_forms_and_names_of_what_is_written() -> None:
         ("parquet", "b.jsonl", "b.jsonl is no name of a parquet file: give --format jsonl."),
         ("jsonl", "b.parquet", "b.parquet is no name of a jsonl file: give --format parquet."),
         ("jsonl", "b.csv", "b.csv is no name of a jsonl file: let its name end with .jsonl or .jsonl.gz."),
-        ("jsonl", "none/b.jsonl", "none/b.jsonl cannot be written: make the folder"),
+        ("jsonl", "none/b.jsonl", f"{Path('none/b.jsonl').absolute()} cannot be written: make the folder"),
     ]:
         done = honed("export", "--what", "thumbs", "--format", form, "--output", name)
         assert (done.exit_code, done.stdout) == (1, "")

@@ -179,7 +179,7 @@ def test_a_rankings_pairs_and_its_demonstration(store: Engine, tmp_path: Path) -
 
 def test_ids_are_given_to_all_rows_or_to_none(store: Engine, tmp_path: Path) -> None:
     put_in(store, tmp_path, CHATS["thumbs"])
-    named = add(store, tags={"id": "a client's own"})
+    named = add(store, tags={"id": "a client's own, longer than ours may be".ljust(300)})
     assert all("id" in row for row in taken_out(store, tmp_path, "thumbs")), "nothing without one is written"
     say(store, named, "thumb", number=1)
     rows = taken_out(store, tmp_path, "thumbs")

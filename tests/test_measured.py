@@ -17,7 +17,7 @@ def percent(part: int, whole: int) -> str:
 
 
 def redaction_table() -> list[str]:
-    """Recall by kind; precision over all: of the texts in which something was found, those in which there was something."""
+    """Recall by kind; precision over all: of the texts in which something was found, those in which something was."""
     found = Counter(each.kind for each in POSITIVES if each.span not in redact(each.text).text)
     rows = ["| kind | found | recall |", "|---|---|---|"]
     for kind in KINDS:

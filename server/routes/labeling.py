@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 
 from honed.server.admission import identify, read_request
+from honed.server.arrivals import caught_up
 from honed.server.auth import Caller, Role
 from honed.server.disconnection import unless_disconnected
 from honed.server.errors import InvalidRequest, InvalidValue, NotFound
@@ -61,6 +62,7 @@ async def create_tasks(http: Request, response: Response) -> CreatedTaskList:
     identify(http).require(Role.ADMIN)
     request, unknown = await read_request(http, TasksRequest)
     response.headers.update(warning_header(unknown))
+    await caught_up(http)
     maker = TaskMaker(http, request)
     await unless_disconnected(http, maker.make())
     listed = _list(maker.tasks, has_more=False)

@@ -152,4 +152,4 @@ def _from_one(answers: Sequence[tuple[Written, int]]) -> list[tuple[Written, int
 
 
 def _author(row: Any) -> Author:
-    return ("key", row.key_id) if True else ("labeler", row.labeler)
+    return ("key", row.key_id) if row.labeler is None else ("labeler", row.labeler)
