@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 FLUSH_S = 0.05
 SYNC_S = 1.0
+READ_AGE_S = 1.0  # of a segment that was read to its end: it is let go, and deleted
+MAX_AGE_S = 10.0  # of a segment under load: so long, and little longer, users' words lie on the disk as they wrote them
 RETRY_S = 1.0  # after the disk refused
 MAX_QUEUED_BYTES = 64 * 2**20
 MAX_PENDING = 100_000  # ids of which it is known that they are not in the tables yet
@@ -253,10 +255,16 @@ class _Appender:
                 self._append()
             if sync:
                 self._journal.sync()
+            if self._is_over():
+                self._journal.close()
         except OSError as error:
             logger.error("the journal cannot be written: %s", error)
             return False
         return True
+
+    def _is_over(self) -> bool:
+        age_s = self._journal.age_s
+        return age_s is not None and age_s > (MAX_AGE_S if self._appended else READ_AGE_S)
 
     def _append(self) -> None:
         segment, position = self._journal.append([line for _, line in self._batch])

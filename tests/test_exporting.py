@@ -1,6 +1,5 @@
 """Tables into files: what went in comes out, only what may be trained on and what counts, along indices."""
 
-import itertools
 import json
 import random
 import re
@@ -8,20 +7,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import completions
 import pytest
 from completions import add, count
-from sqlalchemy import Engine, event, text, update
+from exchanged import answers, chosen, exported, make_ids_in_order, make_small_batches, order, put_in, say, taken_out
+from sqlalchemy import Connection, Engine, event, update
 
-from honed.server.store import feedback
-from honed.server.store.database import is_sqlite, reading, writing
-from honed.server.store.erasure import erase_completion
-from honed.server.store.exchange import exporting, judgements
-from honed.server.store.exchange.exporting import Exported, export
+from honed.server.store.database import is_sqlite, writing
+from honed.server.store.exchange import exporting
+from honed.server.store.exchange.exporting import export
 from honed.server.store.exchange.files import read_rows, write_rows
-from honed.server.store.exchange.importing import Imported, import_files
 from honed.server.store.exchange.writing import What
-from honed.server.store.feedback import NewFeedback, RankedAnswer
 from honed.server.store.logged import LoggedChoice
 from honed.server.store.tables import Choice, Completion, Feedback, Target
 from honed.server.store.users import hash_user, load_salt, set_consent
@@ -66,67 +61,9 @@ TEXTS: Mapping[What, list[Row]] = {
 
 
 @pytest.fixture(autouse=True)
-def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a few rows are several batches."""
-    monkeypatch.setattr(judgements, "AT_ONCE", 2)
-    monkeypatch.setattr(exporting, "AT_ONCE", 2)
-
-
-@pytest.fixture(autouse=True)
-def ids_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of what is made in the same millisecond too."""
-    numbers = itertools.count(0x0199 << 32)
-
-    def next_id(prefix: str, **_: object) -> str:
-        return f"{prefix}-{next(numbers):012x}{'0' * 20}"
-
-    monkeypatch.setattr(feedback, "new_id", next_id)
-    monkeypatch.setattr(completions, "new_id", next_id)
-
-
-def put_in(store: Engine, folder: Path, rows: Iterable[Row], **options: bool) -> Imported:
-    path = folder / "in.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return import_files(store, [path], **options)
-
-
-def exported(store: Engine, folder: Path, what: What, *, text: bool = False) -> tuple[list[Row], Exported]:
-    path = folder / "out.jsonl"
-    done = export(store, what, path, text=text)
-    rows = [row for _, row in read_rows(path) if isinstance(row, dict)]
-    assert done.rows == len(rows)
-    return rows, done
-
-
-def taken_out(store: Engine, folder: Path, what: What, *, text: bool = False) -> list[Row]:
-    return exported(store, folder, what, text=text)[0]
-
-
-def answers(rows: Iterable[Row]) -> list[str]:
-    """What demonstrations and completions answer."""
-    return [(row.get("completion") or row["messages"])[-1]["content"] for row in rows]
-
-
-def chosen(rows: Iterable[Row]) -> list[tuple[str, str]]:
-    return [(row["chosen"][0]["content"], row["rejected"][0]["content"]) for row in rows]
-
-
-def say(store: Engine, completion_id: str, kind: feedback.Kind, choice: int = 0, **fields: Any) -> str:
-    given: dict[str, Any] = {"source": "user", "key_id": "key-1"} | fields
-    new = NewFeedback(completion_id=completion_id, choice=choice, kind=kind, **given)
-    with writing(store) as connection:
-        return feedback.add(connection, new, scope=None).id
-
-
-def order(store: Engine, *ranked: tuple[str, int, int], kind: feedback.Kind = "ranking", **fields: Any) -> str:
-    """`ranked`: completion, choice, rank; the first is the one that the feedback names."""
-    targets = [RankedAnswer(*each) for each in ranked]
-    return say(store, ranked[0][0], kind, ranked[0][1], targets=targets, **fields)
-
-
-def untrain(store: Engine, completion_id: str) -> None:
-    with writing(store) as connection:
-        connection.execute(update(Completion).where(Completion.id == completion_id).values(trainable=False))
+def small_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_small_batches(monkeypatch)
+    make_ids_in_order(monkeypatch)
 
 
 def in_some_order(rows: Iterable[Row]) -> list[str]:
@@ -222,87 +159,6 @@ def test_only_what_may_be_trained_on(store: Engine, tmp_path: Path) -> None:
         assert "ann" not in written
 
 
-def test_the_newest_correction_of_an_author_counts(store: Engine, tmp_path: Path) -> None:
-    one = add(store, "Q", "a", "b")
-    for choice, words, by in [
-        (0, "old", {}), (0, "ann's old", {"labeler": "ann"}), (0, "new", {}), (1, "of the other", {}),
-        (0, "of another key", {"key_id": "key-2"}), (0, "ann's new", {"labeler": "ann", "key_id": "key-2"}),
-    ]:  # fmt: skip
-        say(store, one, "correction", choice, text=words, **by)
-    say(store, add(store, "R"), "correction", text="of another question")
-    assert answers(taken_out(store, tmp_path, "demonstrations")) == [
-        "new", "of the other", "of another key", "ann's new", "of another question"
-    ]  # fmt: skip
-
-
-def test_the_newest_thumb_of_an_author_counts(store: Engine, tmp_path: Path) -> None:
-    one = add(store, "Q", "a", "b")
-    for choice, number, by in [(0, 1, {}), (1, 1, {}), (0, 0, {"labeler": "ann"}), (0, 0, {}), (1, 1, {})]:
-        say(store, one, "thumb", choice, number=number, **by)
-    say(store, one, "rating", number=7)
-    rows = taken_out(store, tmp_path, "thumbs")
-    assert [(row["completion"][0]["content"], row["label"]) for row in rows] == [
-        ("a", False),
-        ("a", False),
-        ("b", True),
-    ]
-
-
-def test_the_newest_order_of_the_same_answers_counts(store: Engine, tmp_path: Path) -> None:
-    one, two = add(store, "Q", "a", "b", "c"), add(store, "Q", "d")
-    order(store, (one, 0, 1), (one, 1, 2))  # said anew below, as a comparison
-    order(store, (one, 0, 1), (two, 0, 2))  # said anew below, naming the other
-    order(store, (one, 0, 1), (one, 1, 2), (one, 2, 3))  # more answers: another word
-    order(store, (one, 0, 1), (one, 1, 2), labeler="ann")  # another author
-    order(store, (one, 1, 1), (one, 0, 2), kind="comparison")
-    order(store, (two, 0, 1), (one, 0, 2))
-    assert chosen(taken_out(store, tmp_path, "pairs")) == [
-        ("a", "b"), ("a", "c"), ("b", "c"), ("a", "b"), ("b", "a"), ("d", "a")
-    ]  # fmt: skip
-    ranked = [[each["text"] for each in row["answers"]] for row in taken_out(store, tmp_path, "rankings")]
-    assert ranked == [["a", "b", "c"], ["a", "b"], ["a", "d"]]
-
-
-def test_ties_and_the_same_text_make_no_pair(store: Engine, tmp_path: Path) -> None:
-    one = add(store, "Q", "a", "b", "b")
-    order(store, (one, 0, 1), (one, 1, 1), kind="comparison")
-    order(store, (one, 0, 1), (one, 1, 1), (one, 2, 3))
-    assert chosen(taken_out(store, tmp_path, "pairs")) == [("a", "b")]
-    [row] = taken_out(store, tmp_path, "rankings")
-    assert [each["rank"] for each in row["answers"]] == [1, 1, 3]
-
-
-def test_what_is_left_of_an_order_stands(store: Engine, tmp_path: Path) -> None:
-    ids = [add(store, "Q", answer) for answer in "abcd"]
-    order(store, *[(each, 0, rank) for rank, each in reversed(list(enumerate(ids, start=1)))])
-    erase_completion(store, ids[0])
-    untrain(store, ids[2])
-    [row] = taken_out(store, tmp_path, "rankings")
-    assert row["answers"] == [{"text": "b", "rank": 1}, {"text": "d", "rank": 3}]
-    assert chosen(taken_out(store, tmp_path, "pairs")) == [("b", "d")]
-    untrain(store, ids[1])
-    assert exported(store, tmp_path, "rankings") == ([], Exported()), "one answer is no order, and no failure"
-
-
-def test_an_order_that_names_what_may_not_be_trained_on(store: Engine, tmp_path: Path) -> None:
-    ids = [add(store, "Q", answer) for answer in "abc"]
-    order(store, *[(each, 0, rank) for rank, each in enumerate(ids, start=1)])
-    untrain(store, ids[0])
-    assert taken_out(store, tmp_path, "pairs") == []
-
-
-def test_a_ranking_has_its_own_authors_demonstration(store: Engine, tmp_path: Path) -> None:
-    one, two = add(store, "Q", "a", "b"), add(store, "R", "a", "b")
-    say(store, one, "correction", 1, text="old", labeler="ann")
-    order(store, (one, 0, 1), (one, 1, 2), labeler="ann")
-    order(store, (one, 0, 1), (one, 1, 2), labeler="ben")
-    order(store, (two, 0, 1), (two, 1, 2), labeler="ann")
-    say(store, one, "correction", text="new", labeler="ann")
-    say(store, two, "correction", text="of the key")
-    found = [row.get("demonstration") for row in taken_out(store, tmp_path, "rankings")]
-    assert found == ["new", None, None]
-
-
 def test_completions_are_the_finished_answers_of_the_server(store: Engine, tmp_path: Path) -> None:
     for number in range(4):
         add(store, f"Q{number}", f"a{number}", f"b{number}")
@@ -370,26 +226,18 @@ def test_parquet(store: Engine, tmp_path: Path) -> None:
 
 def plans(store: Engine, folder: Path, what: What) -> list[str]:
     """How the database finds what each query of an export asks for, with the query."""
-    asked: list[tuple[str, Any]] = []
+    found: list[str] = []
 
-    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: object) -> None:
+    def explain(connection: Connection, _cursor: Any, statement: str, parameters: Any, *_: object) -> None:
         if statement.startswith("SELECT"):
-            asked.append((statement, parameters))
+            cursor = connection.connection.cursor()
+            cursor.execute(f"{'EXPLAIN QUERY PLAN' if is_sqlite(connection) else 'EXPLAIN'} {statement}", parameters)
+            found.append("\n".join([statement, *(row[-1] for row in cursor.fetchall())]))
 
-    event.listen(store, "before_cursor_execute", note)
+    event.listen(store, "before_cursor_execute", explain)
     export(store, what, folder / "out.jsonl")
-    event.remove(store, "before_cursor_execute", note)
-    with reading(store) as connection:
-        explain = "EXPLAIN QUERY PLAN" if is_sqlite(connection) else "EXPLAIN"
-        if not is_sqlite(connection):  # small tables are read whole and sorted, unless that is said to be dear
-            for setting in ("enable_seqscan", "enable_sort", "enable_bitmapscan"):
-                connection.execute(text(f"SET {setting} = off"))
-        return [
-            statement
-            + "\n"
-            + "\n".join(row[-1] for row in connection.exec_driver_sql(f"{explain} {statement}", values))
-            for statement, values in asked
-        ]
+    event.remove(store, "before_cursor_execute", explain)
+    return found
 
 
 WHOLE_TABLE = re.compile(r"^ *(SCAN \w+$|.*Seq Scan)", re.MULTILINE)

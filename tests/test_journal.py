@@ -108,6 +108,17 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.Mon
     assert journal.read(only_segment(tmp_path), 0).lines == [b"first", b"third"]
 
 
+def test_a_segment_that_was_let_go_is_followed_by_another(tmp_path: Path) -> None:
+    log = Journal(tmp_path)
+    assert log.age_s is None
+    first, _ = log.append([b"one"])
+    assert log.age_s is not None
+    log.close()
+    assert log.age_s is None
+    second, position = log.append([b"two"])
+    assert (second > first, position) == (True, 4)
+
+
 def test_its_size_is_that_of_all_segments(tmp_path: Path) -> None:
     log = Journal(tmp_path, segment_bytes=4)
     log.append([b"1234"])

@@ -216,7 +216,9 @@ def test_what_is_stored_leaves_the_journal(store_url: URL, tmp_path: Path) -> No
     with running(settings_for(store_url, home=tmp_path)) as server:
         ask(server)
         all_stored(server)
-        assert list((tmp_path / "journal").glob("*.jsonl"))
+        eventually(lambda: list((tmp_path / "journal").iterdir()) == [])
+        ask(server)
+        assert len(completions(server)) == 2
     assert list((tmp_path / "journal").iterdir()) == []
 
 

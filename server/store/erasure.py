@@ -19,6 +19,7 @@ from honed.server.store.database import StoreUnavailableError, writing
 from honed.server.store.ids import new_id
 from honed.server.store.messages import batches, prune
 from honed.server.store.tables import (
+    Assignment,
     Checkpoint,
     Completion,
     Erasure,
@@ -48,6 +49,7 @@ def erase_user(engine: Engine, user_hash: str, labeler: str | None = None) -> Er
         given = 0
         if labeler is not None:
             given = connection.execute(delete(Feedback).where(Feedback.labeler == labeler)).rowcount
+            connection.execute(delete(Assignment).where(Assignment.labeler == labeler))
         erased = delete_completions(connection, ids)
         erased = Erased(erased.completions, erased.feedback + given, erased.checkpoints)
         _note(connection, erased, user_hash)

@@ -36,6 +36,7 @@ class Journal:
         self._file: int | None = None
         self._name = ""
         self._size = 0
+        self._opened_s = 0.0
 
     def append(self, lines: Sequence[bytes]) -> tuple[str, int]:
         """Writes whole lines, all or none; the segment and its size afterwards. Raises OSError, ENOSPC included."""
@@ -59,8 +60,13 @@ class Journal:
         if self._file is not None:
             os.fdatasync(self._file) if hasattr(os, "fdatasync") else os.fsync(self._file)
 
+    @property
+    def age_s(self) -> float | None:
+        """How long the segment has been appended to; None where there is none."""
+        return None if self._file is None else time.monotonic() - self._opened_s
+
     def close(self) -> None:
-        """Lets go of the segment; a later `append` begins another."""
+        """Lets go of the segment, which can be deleted when it was read; a later `append` begins another."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -75,6 +81,7 @@ class Journal:
             self._file = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._file, fcntl.LOCK_EX)
             hidden.rename(self.folder / self._name)
+            self._opened_s = time.monotonic()
         return self._file
 
 

@@ -13,18 +13,19 @@ from honed.server.store.tables import Completion, Segment
 
 RETENTION = "retention"
 AT_ONCE = 1000  # completions a transaction, so that nobody waits long for the lock
-SEGMENTS_KEPT = timedelta(days=30)  # positions of segments that are long gone
+SEGMENTS_KEPT = timedelta(days=1)  # positions of segments that are long gone
 
 
 def run_due(engine: Engine, *, retention_days: int) -> None:
     """Asks for today's retention and runs it, unless another server has. Raises StoreUnavailableError."""
+    with writing(engine) as connection:
+        connection.execute(delete(Segment).where(Segment.updated < datetime.now(UTC) - SEGMENTS_KEPT))
     if not retention_days:
         return
     with writing(engine) as connection:
         today = datetime.now(UTC).date()
         jobs.enqueue(connection, RETENTION, key=f"{RETENTION}:{today}", payload={"days": retention_days})
         job = jobs.claim(connection, RETENTION)
-        connection.execute(delete(Segment).where(Segment.updated < datetime.now(UTC) - SEGMENTS_KEPT))
     if job is None:
         return
     count = expire(engine, datetime.now(UTC) - timedelta(days=job.payload["days"]))

@@ -110,7 +110,10 @@ class Writer:
 
     def _advance(self, path: Path) -> bool:
         position = self._position(path.name)
-        chunk = journal.read(path, position)
+        try:
+            chunk = journal.read(path, position)
+        except FileNotFoundError:  # another writer was done with it
+            return False
         lines = chunk.lines[:BATCH_LINES]
         if not lines:
             return False

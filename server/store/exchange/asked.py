@@ -63,7 +63,7 @@ def load_written(connection: Connection, completion_ids: Iterable[str]) -> dict[
     columns = (Choice.completion_id, Choice.index, Choice.text, Choice.source)
     for some in batches(completion_ids):
         query = select(*columns).where(Choice.completion_id.in_(some))
-        for completion_id, index, text, source in connection.execute(query):
+        for completion_id, index, text, source in connection.execute(query).all():
             found[completion_id, index] = Written(text, source)
     return found
 

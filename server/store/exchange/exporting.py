@@ -71,10 +71,18 @@ def export(engine: Engine, what: What, output: Path, *, text: bool = False) -> E
     """
     done = Exported()
     with reading(engine) as connection:
-        if not is_sqlite(connection):  # which would show every query what is there then
-            connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        if not is_sqlite(connection):
+            _hold_still(connection)
         done.rows = write_rows(output, _rows(connection, what, done, text=text))
     return done
+
+
+def _hold_still(connection: Connection) -> None:
+    """PostgreSQL shows each query what is there then, unless it is told otherwise. And it takes a few hundred ids for a
+    reason to read a table whole, or, before a first ANALYZE, to sort all that a walk has before it: for each batch."""
+    connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+    for way in ("seqscan", "bitmapscan", "sort"):
+        connection.exec_driver_sql(f"SET LOCAL enable_{way} = off")
 
 
 def _rows(connection: Connection, what: What, done: Exported, *, text: bool) -> Iterator[Row]:

@@ -100,7 +100,7 @@ def _on(connection: Connection, kind: Kind, completion_ids: Collection[str]) -> 
     """All feedback of a kind on the completions; that on each of them in the order of ids."""
     for some in batches(completion_ids):
         query = select(*_COLUMNS, Feedback.text).where(Feedback.completion_id.in_(some), Feedback.kind == kind)
-        yield from connection.execute(query.order_by(Feedback.completion_id, Feedback.id))
+        yield from connection.execute(query.order_by(Feedback.completion_id, Feedback.id)).all()
 
 
 def _newest_corrections(connection: Connection, completion_ids: Collection[str]) -> dict[tuple[str, Author], str]:
@@ -140,7 +140,7 @@ def _load_ranks(connection: Connection, feedback_ids: Collection[str]) -> dict[s
     for some in batches(feedback_ids):
         query = select(*columns).where(Target.feedback_id.in_(some))
         query = query.order_by(Target.feedback_id, Target.completion_id, Target.choice)
-        for feedback_id, completion_id, choice, rank in connection.execute(query):
+        for feedback_id, completion_id, choice, rank in connection.execute(query).all():
             found[feedback_id][completion_id, choice] = rank
     return found
 
