@@ -69,11 +69,15 @@ def erase(
     database_url: DatabaseUrl = None,
 ) -> None:
     """Erase all that a user asked, was answered and said, and name the checkpoints that were trained on it."""
+    from honed.server.store.cleaning import clean_files
     from honed.server.store.erasure import erase_user
     from honed.server.store.users import hash_user, load_salt
 
     with opened(database_url) as engine:
         erased = erase_user(engine, hash_user(load_salt(engine), user), labeler=user)
+        is_clean = clean_files(engine)
     print(f"Erased: {erased.completions} completions, {erased.feedback} pieces of feedback.")
+    if not is_clean:
+        print("The database's files still hold it, since somebody reads an older state: a running server cleans them.")
     for checkpoint in erased.checkpoints:
         print(f"Trained on them, and still there: {checkpoint}")

@@ -10,7 +10,7 @@ from typing import TypeVar
 from fastapi import Request
 
 from honed.models.engine.sequence import SamplingParams
-from honed.server.auth import Caller, KeyRing, short_hash
+from honed.server.auth import Caller, KeyRing, require_own_page, short_hash
 from honed.server.errors import ContextLengthExceeded, InvalidValue
 from honed.server.generation import Prompt
 from honed.server.policies import ServedPolicy
@@ -23,8 +23,9 @@ ResultT = TypeVar("ResultT")
 
 
 def identify(http: Request) -> Caller:
-    """Raises InvalidApiKey unless the caller may use this server. The access log learns who it was."""
+    """Raises InvalidApiKey or ForeignPage unless the caller may use this server. The access log learns who it was."""
     ring: KeyRing = http.app.state.keyring
+    require_own_page(ring, http.headers.get("host"), http.headers.get("origin"))
     caller = ring.verify(http.headers.get("authorization"))
     http.state.key_id = caller.key_id
     return caller

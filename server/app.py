@@ -45,7 +45,8 @@ def create_app(settings: Settings) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service: Service = app.state.service
     recorder: Recorder = app.state.recorder
-    if app.state.keyring.keeps(app.state.settings.logging):
+    settings: Settings = app.state.settings
+    if app.state.keyring.keeps(settings.logging) or settings.retention_days or recorder.has_leftovers:
         recorder.start()
     loading = asyncio.create_task(service.load())
     app.state.loading = loading

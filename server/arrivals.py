@@ -19,7 +19,7 @@ from honed.server.storage import Storage
 from honed.server.store import completions, ids
 
 PATIENCE_S = 5.0
-YOUNG_S = 5.0  # other servers need less, unless they are behind
+YOUNG_S = 1.0  # other servers need less, unless they are behind
 POLL_S = 0.02
 
 
@@ -33,7 +33,8 @@ async def arrived(http: Request, completion_ids: Iterable[str]) -> None:
             if time.monotonic() > deadline_s:
                 raise StoreBehind
             await asyncio.sleep(POLL_S)
-        await _elsewhere(storage, completion_id)
+        if storage.is_shared:
+            await _elsewhere(storage, completion_id)
 
 
 async def caught_up(http: Request) -> None:

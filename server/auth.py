@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import Final, get_args
+from urllib.parse import urlsplit
 
 from honed.server.consent import LoggingMode
-from honed.server.errors import Forbidden, InvalidApiKey
+from honed.server.errors import Forbidden, ForeignPage, InvalidApiKey
 
 ANONYMOUS = "anonymous"
 KEY_ID_CHARS = 12
@@ -116,6 +117,17 @@ def read_keys(path: Path) -> list[str]:
     return keys
 
 
+def require_own_page(keyring: KeyRing, host: str | None, origin: str | None) -> None:
+    """Raises Forbidden where a web page of somebody else's asks a server without keys, through the browser of who runs
+    it: by a name that was made to point here (DNS rebinding), or straight across origins."""
+    if not keyring.is_open:
+        return
+    for url in (f"//{host}" if host else None, origin):
+        name = urlsplit(url).hostname if url else None
+        if url and (name is None or not _names_loopback(name)):
+            raise ForeignPage
+
+
 def short_hash(text: str) -> str:
     """A name for a secret or a person that can be logged: the same for the same text."""
     return _digest(text).hex()[:KEY_ID_CHARS]
@@ -133,15 +145,25 @@ def require_safe_binding(host: str, keyring: KeyRing) -> None:
 def is_loopback(host: str) -> bool:
     """Whether all addresses of `host` (address or name) are this machine's own; unknown names are not."""
     name = host.strip().strip("[]").rstrip(".").lower()
-    if name == "localhost" or name.endswith(".localhost"):  # RFC 6761, section 6.3
-        return True
     if not name:
         return False
+    if _names_loopback(name):
+        return True
     try:
         found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return False
     return all(_is_loopback_address(str(address[4][0])) for address in found)
+
+
+def _names_loopback(name: str) -> bool:
+    """By the name alone: what it resolves to is up to whoever owns it."""
+    if name == "localhost" or name.endswith(".localhost"):  # RFC 6761, section 6.3
+        return True
+    try:
+        return _is_loopback_address(name)
+    except ValueError:
+        return False
 
 
 def _is_loopback_address(address: str) -> bool:

@@ -12,7 +12,7 @@ a traceback goes to the log and never to the client.
     │   │   └── OutOfRange
     │   ├── UnsupportedParameter  UnsupportedValue
     │   ├── ContextLengthExceeded
-    │   ├── InvalidApiKey (401)  Forbidden (403)
+    │   ├── InvalidApiKey (401)  Forbidden (403)  ForeignPage (403)
     │   ├── ModelNotFound (404)  NotFound (404)  MethodNotAllowed (405)
     │   └── RequestTimeout (408)  RequestTooLarge (413)
     ├── InternalError (500)
@@ -142,6 +142,16 @@ class Forbidden(InvalidRequest):
 
     def __init__(self, role: str) -> None:
         super().__init__(f"This needs a key of the role '{role}'.")
+
+
+class ForeignPage(InvalidRequest):
+    """A server without keys was asked in the name of another host, or by a page of one."""
+
+    status = 403
+    code = "foreign_page"
+
+    def __init__(self) -> None:
+        super().__init__("This server has no API keys, and so answers only to this machine's own names and pages.")
 
 
 class ModelNotFound(InvalidRequest):

@@ -78,6 +78,11 @@ class Recorder:
         self._is_closing = False
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @property
+    def has_leftovers(self) -> bool:
+        """Whether a server that died left something in the journal."""
+        return bool(journal.segments(self._folder))
+
     def start(self) -> None:
         """Starts the thread and the writer."""
         self._state = "starting"
@@ -88,17 +93,20 @@ class Recorder:
     def record(self, completion: LoggedCompletion) -> None:
         if self._journal_bytes > self._max_journal_bytes or not self._appender.put(completion):
             if not self._dropped:
-                logger.error("the journal is full: completions are dropped until the store takes them")
+                logger.error("the journal is full: completions are dropped until there is room again")
             self._dropped += 1
-        else:
-            self.newest = completion.id
+            return
+        self.newest = completion.id
 
     def is_pending(self, completion_id: str) -> bool:
         """Whether the completion is on its way into the tables."""
         return self._appender.is_pending(completion_id)
 
     def health(self) -> StoreHealth:
-        return StoreHealth(self._state, self._detail, self._appender.num_pending, self._journal_bytes, self._dropped)
+        state, detail = self._state, self._detail
+        if self._appender.has_failed:
+            state, detail = "down", "The journal cannot be written; the log says why."
+        return StoreHealth(state, detail, self._appender.num_pending, self._journal_bytes, self._dropped)
 
     async def close(self) -> None:
         """Hands over what is in memory, and gives the writer some seconds for the rest. What it does not get done stays
@@ -199,6 +207,7 @@ class _Appender:
         self._lock = threading.Lock()
         self._appended: deque[tuple[str, int, list[str]]] = deque()  # segment, position and ids of each append
         self._pending: set[str] = set()
+        self.has_failed = False
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._main, name="journal", daemon=True)
 
@@ -258,8 +267,11 @@ class _Appender:
             if self._is_over():
                 self._journal.close()
         except OSError as error:
-            logger.error("the journal cannot be written: %s", error)
+            if not self.has_failed:
+                logger.error("the journal cannot be written: %s", error)
+            self.has_failed = True
             return False
+        self.has_failed = False
         return True
 
     def _is_over(self) -> bool:

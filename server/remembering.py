@@ -61,9 +61,12 @@ class Exchange:
 
     def remember(self) -> None:
         """Hands over what was sent. Nothing is kept without consent, nor of an answer of which nothing went out."""
-        if self.consent.is_kept and not self.generation.transcript.is_empty:
-            for index in range(len(self.prompts)):
-                self.http.app.state.recorder.record(self._completion(index))
+        if not self.consent.is_kept:
+            return
+        for index in reversed(range(len(self.prompts))):  # the client's id last: who has it has all
+            completion = self._completion(index)
+            if any(choice.token_ids or choice.finish_reason for choice in completion.choices):
+                self.http.app.state.recorder.record(completion)
 
     def _completion(self, index: int) -> LoggedCompletion:
         generation, prompt, n = self.generation, self.prompts[index], self.request.n

@@ -49,6 +49,11 @@ class Storage:
             if self.url.drivername == "sqlite":
                 raise
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether other servers may write to the same store."""
+        return self.url.drivername != "sqlite"
+
     async def read(
         self, query: Callable[Concatenate[Connection, P], ResultT], *args: P.args, **kwargs: P.kwargs
     ) -> ResultT:

@@ -28,11 +28,6 @@ class Transcript:
     def add(self, delta: Delta) -> None:
         self._choices[delta.choice].add(delta)
 
-    @property
-    def is_empty(self) -> bool:
-        """Nothing of any answer went out."""
-        return not any(choice.has_begun for choice in self._choices)
-
     def choices(self, start: int, stop: int) -> list[LoggedChoice]:
         """Those of the indices `start` to `stop`."""
         return [self._choices[index].logged(index) for index in range(start, stop)]
@@ -44,10 +39,6 @@ class _Sent:
         self._token_ids: list[int] = []
         self._logprobs: list[float] = []
         self._finish_reason: Ending | None = None
-
-    @property
-    def has_begun(self) -> bool:
-        return bool(self._token_ids) or self._finish_reason is not None
 
     def add(self, delta: Delta) -> None:
         self._texts.append(delta.text)

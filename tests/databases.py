@@ -34,6 +34,14 @@ class Postgres:
         """Where pg_dump is."""
         return Path(self._server.bin_path)
 
+    def table_files(self) -> list[Path]:
+        """Those of all databases, after what is in memory was written."""
+        admin = create_engine(self._url("postgres"), isolation_level="AUTOCOMMIT")
+        with admin.connect() as connection:
+            connection.execute(text("CHECKPOINT"))
+        admin.dispose()
+        return [path for path in (Path(self._folder.name) / "data" / "base").rglob("*") if path.is_file()]
+
     def new_database(self) -> URL:
         """An empty one."""
         return self._create("template1")

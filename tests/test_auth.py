@@ -12,10 +12,11 @@ from honed.server.auth import (
     is_loopback,
     load_keyring,
     read_keys,
+    require_own_page,
     require_safe_binding,
     short_hash,
 )
-from honed.server.errors import Forbidden, InvalidApiKey
+from honed.server.errors import Forbidden, ForeignPage, InvalidApiKey
 
 KEY = "sk-test-0123456789abcdef"
 
@@ -97,6 +98,23 @@ def test_a_ring_knows_whether_anything_may_be_kept() -> None:
     assert not KeyRing([]).keeps("off")
     assert KeyRing([f"{KEY} logging=all", "sk-other"]).keeps("off")
     assert not KeyRing([f"{KEY} logging=off"]).keeps("all")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8000", "localhost", "[::1]:8000", "app.localhost:1", None])
+@pytest.mark.parametrize("origin", ["http://localhost:3000", "https://127.0.0.1", None])
+def test_this_machines_own_pages_may_ask_a_server_without_keys(host: str | None, origin: str | None) -> None:
+    require_own_page(KeyRing([]), host, origin)
+
+
+@pytest.mark.parametrize(
+    ("host", "origin"),
+    [("evil.example", None), ("localhost.evil.example:8000", None), ("10.0.0.1", None), ("127.0.0.1", "https://evil.example"),
+     ("127.0.0.1", "null"), (":8000", None)],
+)  # fmt: skip
+def test_other_peoples_pages_may_not(host: str, origin: str | None) -> None:
+    with pytest.raises(ForeignPage):
+        require_own_page(KeyRing([]), host, origin)
+    require_own_page(KeyRing([KEY]), host, origin)
 
 
 def test_a_file_of_no_use_never_opens_the_server(tmp_path: Path) -> None:

@@ -251,7 +251,7 @@ def test_the_access_log_knows_the_user_by_hash_only(ask: Any, caplog: pytest.Log
 
     with caplog.at_level(logging.INFO, logger="honed.access"):
         ask(user="alice@example.com")
-        ask(user="alice@example.com", safety_identifier="alice-2")
+        ask(safety_identifier="alice-2")
         eventually(lambda: len(lines()) == 2)
     assert [line["user_hash"] for line in lines()] == [short_hash("alice@example.com"), short_hash("alice-2")]
     assert [(line["status"], line["key_id"]) for line in lines()] == [(200, "anonymous")] * 2

@@ -1,6 +1,7 @@
 """Erasure: what goes, what stays, and that no byte of it is left in the database's files."""
 
 import subprocess
+import threading
 import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -8,15 +9,17 @@ from pathlib import Path
 import pytest
 from completions import add, count, ingest, logged
 from databases import Postgres
-from sqlalchemy import Engine, insert, select
+from sqlalchemy import Connection, Engine, insert, select, text, update
 from sqlalchemy.engine import URL
 from typer.testing import CliRunner
 
 from honed.cli import app
 from honed.server.store import feedback
+from honed.server.store.cleaning import clean_files
 from honed.server.store.database import open_database, reading, writing
 from honed.server.store.erasure import checkpoints_trained_on, erase_completion, erase_user
 from honed.server.store.feedback import NewFeedback, RankedAnswer
+from honed.server.store.ingest import Ingest
 from honed.server.store.maintenance import RETENTION, expire, run_due
 from honed.server.store.originals import Sealer
 from honed.server.store.tables import (
@@ -30,15 +33,20 @@ from honed.server.store.tables import (
     Job,
     Message,
     Original,
+    Setting,
     Snapshot,
     SnapshotRow,
     Tag,
     Target,
     Task,
 )
-from honed.server.store.users import hash_user, load_salt
+from honed.server.store.users import hash_user, load_salt, set_consent
 
 KEY = "m2bQwE1nq6e0yX3m0Xr0d9l2m4r5c6vVbN8aZ1sD2fE="
+
+
+def load_salt_in(connection: Connection) -> str:
+    return connection.execute(select(Setting.value).where(Setting.name == "user_salt")).scalar_one()
 
 
 def judge(engine: Engine, completion_id: str, kind: feedback.Kind = "thumb", **fields: object) -> str:
@@ -150,6 +158,97 @@ def test_checkpoints_that_were_trained_on_it_are_named(store: Engine) -> None:
         assert connection.execute(select(Erasure.checkpoints)).scalar_one() == {"ids": ["ppo", "rm", "sft"]}
         assert checkpoints_trained_on(connection, ["only"]) == ["clean"]
     assert count(store, Checkpoint) == 4, "a model cannot be made to forget; it can be named"
+
+
+def test_checkpoints_are_named_for_the_lesser_half_of_a_pair_too(store: Engine) -> None:
+    """A comparison names one completion, and was trained on both."""
+    better, worse = add(store, "Same prompt", user="ann"), add(store, "Same prompt", user="ben")
+    targets = [RankedAnswer(better, 0, 1), RankedAnswer(worse, 0, 2)]
+    feedback_id = judge(store, better, kind="comparison", number=None, targets=targets)
+    train(store, "pairs", [better], ("rm", None, "pairs"))
+    with writing(store) as connection:
+        connection.execute(update(SnapshotRow).values(feedback_id=feedback_id))
+    assert erase_user(store, hash_user(load_salt(store), "ben")).checkpoints == ("rm",)
+    with reading(store) as connection:
+        assert connection.execute(select(Snapshot.erased)).scalar_one() == 1
+    assert (count(store, SnapshotRow), count(store, Feedback)) == (0, 0)
+
+
+def test_checkpoints_are_named_for_what_a_labeler_said(store: Engine) -> None:
+    feedback_id = judge(store, add(store, "Hi", user="ben"), labeler="ann")
+    train(store, "thumbs", [add(store)], ("kto", None, "thumbs"))
+    with writing(store) as connection:
+        connection.execute(update(SnapshotRow).values(feedback_id=feedback_id))
+    assert erase_user(store, hash_user(load_salt(store), "ann"), labeler="ann").checkpoints == ("kto",)
+
+
+def test_an_erasure_waits_for_what_is_just_coming_in(store_url: URL) -> None:
+    """What a writer has not committed yet is not there to be erased, and must not be there afterwards."""
+    engines = [open_database(store_url) for _ in range(2)]
+    user_hash = hash_user(load_salt(engines[0]), "ann")
+    ingesting, erased = threading.Event(), threading.Event()
+
+    def erase() -> None:
+        ingesting.wait()
+        erase_user(engines[1], user_hash)
+        erased.set()
+
+    thread = threading.Thread(target=erase)
+    thread.start()
+    with writing(engines[0]) as connection:
+        Ingest(load_salt_in(connection)).insert(connection, [logged(user="ann")])
+        ingesting.set()
+        assert not erased.wait(0.5)
+    thread.join()
+    assert count(engines[0], Completion) == 0
+    for engine in engines:
+        engine.dispose()
+
+
+def test_a_denial_waits_for_what_is_just_coming_in(store_url: URL) -> None:
+    engines = [open_database(store_url) for _ in range(2)]
+    user_hash = hash_user(load_salt(engines[0]), "ann")
+    ingesting = threading.Event()
+
+    def deny() -> None:
+        ingesting.wait()
+        with writing(engines[1]) as connection:
+            set_consent(connection, user_hash, trainable=False)
+
+    thread = threading.Thread(target=deny)
+    thread.start()
+    with writing(engines[0]) as connection:
+        Ingest(load_salt_in(connection)).insert(connection, [logged(user="ann")])
+        ingesting.set()
+        thread.join(0.5)
+    thread.join()
+    with reading(engines[0]) as connection:
+        assert connection.execute(select(Completion.trainable)).scalar_one() is False
+    for engine in engines:
+        engine.dispose()
+
+
+def test_a_reader_delays_the_cleaning_and_nothing_else(store_url: URL, postgres: Postgres) -> None:
+    """The erasure is done at once; the files are cleaned when nobody sees the old state any more."""
+    engine, reader = open_database(store_url), open_database(store_url)
+    mark = f"secret{uuid.uuid4().hex}"
+    gone = add(engine, mark)
+    add(engine, "Another")
+    with reading(reader) as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+        assert connection.execute(select(Message.content).where(Message.content == mark)).scalar_one() == mark
+        assert erase_completion(engine, gone).completions == 1
+        assert not clean_files(engine)
+        add(engine, "Meanwhile")
+    run_due(engine, retention_days=0)
+    assert clean_files(engine)
+    assert count(engine, Setting) == 1, "the salt, and no mark any more"
+    assert mark.encode() not in dump(engine, postgres)
+    if engine.dialect.name == "postgresql":
+        assert not any(mark.encode() in path.read_bytes() for path in postgres.table_files())
+    for each in (engine, reader):
+        each.dispose()
 
 
 def dump(engine: Engine, postgres: Postgres) -> bytes:

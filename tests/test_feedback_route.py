@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from completions import add
-from conftest import LiveServer, running
+from conftest import LiveServer, eventually, running
 from pydantic import SecretStr
 from sqlalchemy import Engine, func, select
 from sqlalchemy.engine import URL
@@ -100,6 +100,8 @@ def test_who_said_it(server: LiveServer) -> None:
     assert ann.judge(completion_id, "thumb", "up", source="automatic").json()["source"] == "automatic"
     own = lab.judge(lab.ask(), "thumb", "up").json()
     assert (own["source"], len(own["labeler"])) == ("labeler", 12), "a labeler's key is its name"
+    other = lab.judge(lab.ask(), "thumb", "up", labeler="carla")
+    assert (other.status_code, other.json()["error"]["param"]) == (400, "labeler")
 
 
 def test_a_retry_is_counted_once(server: LiveServer) -> None:
@@ -151,6 +153,7 @@ def test_a_choice_of_a_legacy_batch_is_found_by_its_index(server: LiveServer) ->
     judged = ann.judge(completion_id, "thumb", "up", choice=3).json()
     assert (judged["completion_id"], judged["choice"]) == (f"{completion_id}.1", 3)
     assert ann.judge(completion_id, "thumb", "up", choice=4).status_code == 404
+    assert [each["choice"] for each in ann.list(completion_id=completion_id)["data"]] == [3], "by the client's id"
     assert ann.judge(completion_id, "comparison", {"chosen": 2, "rejected": 3}, choice=2).status_code == 200
     assert ann.judge(completion_id, "comparison", {"chosen": 0, "rejected": 3}).status_code == 400, "two prompts"
 
@@ -252,6 +255,7 @@ def test_one_key_on_two_servers_is_one_word(store_url: URL, tmp_path: Path) -> N
     """Sent to both at once: a unique index decides, not a look before."""
     with started(store_url, tmp_path / "1") as one, started(store_url, tmp_path / "2") as two:
         completion_id = Api(one, "ann").ask()
+        eventually(lambda: one.app.state.recorder.health().pending == 0)
         apis = [Api(one, "ann"), Api(two, "ann")] * 8
         with ThreadPoolExecutor(len(apis)) as pool:
             responses = list(pool.map(lambda api: api.judge(completion_id, "thumb", "up", idempotency_key="k"), apis))
@@ -265,6 +269,7 @@ def test_an_answer_of_one_server_is_judged_through_another(postgres: Any, tmp_pa
     url = postgres.new_store()
     with started(url, tmp_path / "1") as one, started(url, tmp_path / "2") as two:
         ann, elsewhere = Api(one, "ann"), Api(two, "ann")
+        eventually(lambda: one.app.state.recorder.health().state == "up")
         for _ in range(5):
             assert elsewhere.judge(ann.ask(), "thumb", "up").status_code == 200
 

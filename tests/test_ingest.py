@@ -63,11 +63,13 @@ def test_personal_data_is_redacted_and_its_tokens_are_not_kept(store: Engine) ->
     completion = logged(
         "I am ann@example.org", "Hello ann@example.org", "Hello", prompt_token_ids=[1, 2],
         messages=[{"role": "user", "content": "I am ann@example.org", "name": "ann@example.org"}],
+        params={"stop": ["ann@example.org:", "x"], "temperature": 1},
     )  # fmt: skip
     done = ingest(store, [completion])
-    assert done.redactions == {"email": 3}
+    assert done.redactions == {"email": 4}
     stored = row(store, Completion, id=completion.id)
-    assert stored.redactions == {"email": 3}
+    assert stored.redactions == {"email": 4}
+    assert stored.params == {"stop": ["[EMAIL]:", "x"], "temperature": 1}
     assert stored.prompt_token_ids is None
     message = row(store, Message)
     assert (message.content, message.name) == ("I am [EMAIL]", "[EMAIL]")

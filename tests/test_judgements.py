@@ -21,12 +21,13 @@ def test_the_newest_correction_of_an_author_counts(store: Engine, tmp_path: Path
     one = add(store, "Q", "a", "b")
     for choice, words, by in [
         (0, "old", {}), (0, "ann's old", {"labeler": "ann"}), (0, "new", {}), (1, "of the other", {}),
-        (0, "of another key", {"key_id": "key-2"}), (0, "ann's new", {"labeler": "ann", "key_id": "key-2"}),
+        (0, "of another key", {"key_id": "key-2"}), (0, "another's ann's", {"labeler": "ann", "key_id": "key-2"}),
+        (0, "ann's new", {"labeler": "ann"}),
     ]:  # fmt: skip
         say(store, one, "correction", choice, text=words, **by)
     say(store, add(store, "R"), "correction", text="of another question")
     assert answers(taken_out(store, tmp_path, "demonstrations")) == [
-        "new", "of the other", "of another key", "ann's new", "of another question"
+        "new", "of the other", "of another key", "another's ann's", "ann's new", "of another question"
     ]  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from completions import count
+from databases import Postgres
 from labeling_tasks import (
     NOW,
     TEXTS,
@@ -21,13 +22,14 @@ from labeling_tasks import (
     until_blocked,
 )
 from query_plans import plan
-from sqlalchemy import Engine, select, text
+from sqlalchemy import Engine, select, text, update
 from sqlalchemy.engine import URL
 
 from honed.server.store import leases
 from honed.server.store.database import open_database, reading, writing
 from honed.server.store.leases import LABELS, LEASE_S, order_shown
-from honed.server.store.tables import Assignment, Feedback
+from honed.server.store.tables import Assignment, Completion, Feedback
+from honed.server.store.users import hash_user, set_consent
 
 LATER = NOW + timedelta(seconds=LEASE_S)
 
@@ -122,9 +124,10 @@ def _lease_while_another_does(engine: Engine, url: URL, *, wanted: int) -> list[
     return got
 
 
-def test_nobody_waits_for_a_task_while_there_is_another(store: Engine, store_url: URL) -> None:
-    if store.dialect.name == "sqlite":
-        pytest.skip("SQLite has one writer at a time")
+def test_nobody_waits_for_a_task_while_there_is_another(postgres: Postgres) -> None:
+    """SQLite has one writer at a time."""
+    store_url = postgres.new_store()
+    store = open_database(store_url)
     make_task(store, "One"), make_task(store, "Two")
     other = open_database(store_url)
     with writing(store) as first, writing(other) as second:
@@ -134,6 +137,7 @@ def test_nobody_waits_for_a_task_while_there_is_another(store: Engine, store_url
     assert two is not None
     assert one.task_id < two.task_id
     other.dispose()
+    store.dispose()
 
 
 @pytest.mark.parametrize("wanted", [1, 3])
@@ -192,3 +196,16 @@ def test_the_next_task_is_found_along_the_indices(store: Engine) -> None:
     assert "Seq Scan" not in found
     assert "SCAN" not in found
     assert "TEMP B-TREE" not in found
+
+
+def test_what_a_user_denied_is_shown_to_nobody_any_more(store: Engine) -> None:
+    """Neither to who has it on lease, nor to the next one."""
+    private, harmless = make_task(store, "Private", wanted=2), make_task(store, "Harmless", wanted=2)
+    with writing(store) as connection:
+        connection.execute(
+            update(Completion).where(Completion.id == private.completion_id).values(user_hash=hash_user("salt", "ann"))
+        )
+    assert taken(store, "ada").task_id == private.id
+    with writing(store) as connection:
+        assert set_consent(connection, hash_user("salt", "ann"), trainable=False) == 1
+    assert {taken(store, labeler).task_id for labeler in ("ada", "bob")} == {harmless.id}

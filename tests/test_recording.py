@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from completions import logged
 from conftest import LiveServer, eventually, running
 from fakes import FAKE_ANSWER, fake_load
 from pydantic import SecretStr
@@ -19,6 +20,7 @@ from honed.server import policies
 from honed.server.settings import Settings
 from honed.server.store.database import reading
 from honed.server.store.ingest import logprobs, token_ids
+from honed.server.store.journal import Journal
 from honed.server.store.messages import load_prompts
 from honed.server.store.tables import Choice, Completion
 
@@ -228,6 +230,41 @@ def test_a_full_journal_drops_and_says_so(store_url: URL) -> None:
         assert ask(server).status_code == 200
         assert server.app.state.recorder.health().dropped == 1
         assert 'honed_lost_completions_total{reason="full"} 1.0' in httpx.get(f"{server.url}/metrics").text
+
+
+def test_a_journal_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "journal").write_text("a file in its place")
+    with running(Settings(home=tmp_path, logging="all")) as server:
+        assert ask(server).status_code == 200
+        eventually(lambda: "journal" in str(httpx.get(f"{server.url}/health").json()["store"]["detail"]))
+        (tmp_path / "journal").unlink()
+        assert len(completions(server)) == 1
+        eventually(lambda: server.app.state.recorder.health().state == "up")
+
+
+def test_what_a_dead_server_left_is_stored_where_nothing_new_is_kept(tmp_path: Path) -> None:
+    left = logged("Left behind")
+    log = Journal(tmp_path / "journal")
+    log.append([left.to_line()])
+    log.close()
+    with running(Settings(home=tmp_path, logging="off")) as server:
+        eventually(lambda: [row.id for row in completions(server)] == [left.id])
+
+
+def test_other_users_of_the_machine_cannot_read_it(tmp_path: Path) -> None:
+    with running(Settings(home=tmp_path, logging="all")) as server:
+        ask(server)
+        all_stored(server)
+        for path in tmp_path.glob("honed.db*"):
+            assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_health_does_not_tell_of_the_database(tmp_path: Path) -> None:
+    url = SecretStr(f"postgresql+psycopg://ann@/db?host={tmp_path}")
+    with running(Settings(home=tmp_path, database_url=url, logging="all")) as server:
+        eventually(lambda: server.app.state.recorder.health().state == "down")
+        detail = httpx.get(f"{server.url}/health").json()["store"]["detail"]
+        assert detail == "The database does not answer; the log says why."
 
 
 def test_nothing_is_started_where_nothing_is_kept(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from openai.types import completion_create_params as legacy_params
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.chat import completion_create_params as chat_params
 from openai.types.chat.chat_completion_chunk import ChoiceDelta
+from pydantic import ValidationError
 
 from honed.server.wire import chat, completions
 from honed.server.wire.logprobs import ChatLogprobs, CompletionLogprobs, TokenLogprob, TopLogprob
@@ -72,7 +73,10 @@ def test_stop_strings() -> None:
 
 def test_the_end_user() -> None:
     assert chat_request(user="u").end_user == "u"
-    assert chat_request(user="u", safety_identifier="s").end_user == "s"
+    assert chat_request(safety_identifier="s").end_user == "s"
+    assert chat_request(user="u", safety_identifier="u").end_user == "u"
+    with pytest.raises(ValidationError, match="differs from 'user'"):
+        chat_request(user="u", safety_identifier="s")
     assert completion_request(user="u").end_user == "u"
 
 

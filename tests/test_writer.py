@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from completions import count, logged
 from conftest import eventually
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DataError, IntegrityError
 
 from honed.server.store import journal
-from honed.server.store.database import StoreUnavailableError, open_database, reading
+from honed.server.store.database import StoreError, StoreUnavailableError, open_database, reading, writing
 from honed.server.store.ingest import Ingest
 from honed.server.store.journal import Journal
 from honed.server.store.tables import Completion, Segment
@@ -186,6 +186,72 @@ def test_a_conflict_with_an_erasure_is_tried_again(store: Engine, log: Journal) 
     drained(writer)
     assert stored(store) == sorted(ids)
     assert writer.take_counts()[1] == 0
+
+
+def test_a_conflict_for_ever_is_no_loss(store: Engine, log: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = append(log, "One")
+    writer = Writer(store, log.folder, log.owner)
+    writer._ingest = Conflicting("salt")
+    monkeypatch.setattr(Conflicting, "conflicts", 10**6)
+    with pytest.raises(StoreUnavailableError):
+        writer.step()
+    writer._ingest = None
+    drained(writer)
+    assert stored(store) == ids
+
+
+def test_tables_that_were_changed_meanwhile_are_no_loss(store: Engine, log: Journal) -> None:
+    """A newer version migrates the store while this one runs: it waits, as it does for a database that is away."""
+    ids = append(log, "One", "Two")
+    writer = Writer(store, log.folder, log.owner)
+    with writing(store) as connection:
+        connection.execute(text("ALTER TABLE completions RENAME COLUMN category TO kind"))
+    for _ in range(2):
+        with pytest.raises(StoreError):
+            writer.step()
+    with writing(store) as connection:
+        connection.execute(text("ALTER TABLE completions RENAME COLUMN kind TO category"))
+    drained(writer)
+    assert stored(store) == sorted(ids)
+
+
+def test_servers_with_the_same_messages_do_not_stop_each_other(store_url: URL, tmp_path: Path) -> None:
+    """On PostgreSQL, inserts in different orders would be a deadlock."""
+    engines = [open_database(store_url) for _ in range(2)]
+    logs = [Journal(tmp_path / str(number)) for number in range(2)]
+    shared = [f"Shared {number}" for number in range(200)]
+    for log, order in zip(logs, (1, -1), strict=True):
+        for _ in range(5):
+            append(log, *shared[::order])
+    writers = [Writer(engine, log.folder, log.owner) for engine, log in zip(engines, logs, strict=True)]
+    threads = [threading.Thread(target=drained, args=(writer,)) for writer in writers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert count(engines[0], Completion) == 2 * 5 * len(shared)
+    for engine in engines:
+        engine.dispose()
+
+
+def test_a_writer_that_was_started_again_says_how_far_the_first_one_came(store_url: URL, log: Journal) -> None:
+    append(log, "One")
+    engine = open_database(store_url)
+    first = Writer(engine, log.folder, log.owner)
+    drained(first)
+    orphaned = threading.Event()
+    orphaned.set()
+    reports: list[Report] = []
+    run(config_for(store_url, log), orphaned, reports.append)
+    assert (reports[-1].segment, reports[-1].position) == (first.segment, first.position)
+    engine.dispose()
+
+
+def test_positions_go_with_their_segments(store: Engine, log: Journal) -> None:
+    append(log, "One")
+    log.close()
+    drained(Writer(store, log.folder, log.owner))
+    assert (journal.segments(log.folder), count(store, Segment)) == ([], 0)
 
 
 def test_a_database_that_is_away_changes_nothing(store: Engine, log: Journal, monkeypatch: pytest.MonkeyPatch) -> None:

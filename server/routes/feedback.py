@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -50,10 +49,9 @@ MAX_LISTED = 1000
 async def create_feedback(http: Request, response: Response) -> FeedbackObject:
     """Takes a judgement. Sent again with the same idempotency key it is counted once."""
     caller = identify(http)
-    raw = await http.body()
-    request, unknown = parse_tagged(REQUESTS, "kind", raw, strict=http.app.state.settings.strict)
+    request, unknown = parse_tagged(REQUESTS, "kind", await http.body(), strict=http.app.state.settings.strict)
     response.headers.update(warning_header(unknown))
-    new = _new(request, caller, raw)
+    new = _new(request, caller)
     await arrived(http, [new.completion_id, *(target.completion_id for target in new.targets)])
     storage: Storage = http.app.state.storage
     try:
@@ -99,7 +97,9 @@ async def list_feedback(
     return FeedbackList(data=data, first_id=first_id, last_id=last_id, has_more=has_more)
 
 
-def _new(request: FeedbackRequest, caller: Caller, raw: bytes) -> NewFeedback:
+def _new(request: FeedbackRequest, caller: Caller) -> NewFeedback:
+    if caller.role is Role.LABELER and request.labeler not in (None, caller.key_id):
+        raise InvalidValue("Invalid 'labeler': a labeler's key speaks for itself only.", param="labeler")
     is_labelers = request.labeler is not None or caller.role is Role.LABELER
     return NewFeedback(
         completion_id=request.completion_id,
@@ -109,7 +109,6 @@ def _new(request: FeedbackRequest, caller: Caller, raw: bytes) -> NewFeedback:
         key_id=caller.key_id,
         labeler=request.labeler or (caller.key_id if caller.role is Role.LABELER else None),
         idempotency_key=request.idempotency_key,
-        fingerprint=hashlib.sha256(raw).hexdigest()[:32] if request.idempotency_key else None,
         tags=request.metadata,
         **_value(request),
     )

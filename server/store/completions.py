@@ -85,7 +85,10 @@ def get_chat(
 
 
 def set_tags(connection: Connection, completion_id: str, tags: Mapping[str, str]) -> None:
-    """Puts OpenAI's `metadata` in the place of what was there."""
+    """Puts OpenAI's `metadata` in the place of what was there; nothing happens where the completion is gone."""
+    here = select(Completion.id).where(Completion.id == completion_id)
+    if connection.execute(here.with_for_update(read=True, key_share=True)).first() is None:
+        return
     connection.execute(update(Completion).where(Completion.id == completion_id).values(tags=dict(tags)))
     connection.execute(delete(Tag).where(Tag.completion_id == completion_id))
     rows = [{"key": key, "value": value, "completion_id": completion_id} for key, value in tags.items()]

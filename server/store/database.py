@@ -23,15 +23,29 @@ from sqlalchemy.pool import ConnectionPoolEntry
 DATABASE_FILE = "honed.db"
 BUSY_TIMEOUT_S = 30  # how long a writer waits for another on SQLite
 CONNECT_TIMEOUT_S = 5
+CONFLICTS = ("40001", "40P01")  # PostgreSQL's serialization_failure and deadlock_detected
 _WRITES = "honed_writes"  # the execution option that `writing` sets
 
 
 class StoreError(Exception):
     """The store cannot do what was asked; the message says what to do."""
 
+    @property
+    def public(self) -> str:
+        """What may be told to everybody who asks."""
+        return str(self)
+
 
 class StoreUnavailableError(StoreError):
     """The database does not answer, now; it may answer later."""
+
+    @property
+    def public(self) -> str:
+        return "The database does not answer; the log says why."
+
+
+class StoreConflictError(StoreUnavailableError):
+    """Another transaction came between: the same work, done again, goes well."""
 
 
 def database_url(url: str | None, home: Path) -> URL:
@@ -57,7 +71,7 @@ def open_database(url: URL) -> Engine:
         return _open_sqlite(url)
     options = {"connect_timeout": CONNECT_TIMEOUT_S, "options": "-c timezone=UTC"}
     try:
-        return create_engine(url, pool_pre_ping=True, connect_args=options)
+        return create_engine(url, pool_pre_ping=True, connect_args=options, hide_parameters=True)
     except (ModuleNotFoundError, NoSuchModuleError) as error:
         raise StoreError("PostgreSQL needs a driver: pip install 'honed[postgres]'.") from error
 
@@ -82,6 +96,8 @@ def _transaction(engine: Engine, **options: Any) -> Iterator[Connection]:
         with engine.connect().execution_options(**options) as connection, connection.begin():
             yield connection
     except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) in CONFLICTS:
+            raise StoreConflictError(f"Another transaction came between: {_first_line(error)}") from error
         if is_unavailable(error):
             raise StoreUnavailableError(f"The store cannot be reached: {_first_line(error)}") from error
         raise
@@ -104,9 +120,12 @@ def _first_line(error: DBAPIError) -> str:
 
 def _open_sqlite(url: URL) -> Engine:
     assert url.database is not None
-    Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    path = Path(url.database)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(0o600)  # what users wrote is for the server's user only; SQLite gives its other files the same mode
     # A reader may come from any of the server's threads; the pool gives it to one at a time.
-    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
+    options = {"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}
+    engine = create_engine(url, connect_args=options, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def _configure(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:

@@ -8,14 +8,15 @@ how much. Does not reach backups, nor copies that an export wrote.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from sqlalchemy import Connection, Engine, delete, func, insert, or_, select, update
 
-from honed.server.store.database import StoreUnavailableError, writing
+from honed.server.store import cleaning
+from honed.server.store.cleaning import clean_files
+from honed.server.store.database import writing
 from honed.server.store.ids import new_id
 from honed.server.store.messages import batches, prune
 from honed.server.store.tables import (
@@ -28,9 +29,9 @@ from honed.server.store.tables import (
     SnapshotRow,
     Target,
 )
+from honed.server.store.users import lock_users
 
 MIN_TARGETS = 2  # a comparison of fewer says nothing
-CHECKPOINT_TRIES_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +44,15 @@ class Erased:
 
 
 def erase_user(engine: Engine, user_hash: str, labeler: str | None = None) -> Erased:
-    """All of a user, also what a server still has in its journal; and the feedback that `labeler` gave."""
+    """All of a user, also what a server still has in its journal; and what `labeler` said, and was given to judge."""
     with writing(engine) as connection:
+        lock_users(connection, [user_hash], alone=True)
         ids = connection.execute(select(Completion.id).where(Completion.user_hash == user_hash)).scalars().all()
-        given = 0
+        given: Sequence[str] = ()
         if labeler is not None:
-            given = connection.execute(delete(Feedback).where(Feedback.labeler == labeler)).rowcount
+            given = connection.execute(select(Feedback.id).where(Feedback.labeler == labeler)).scalars().all()
             connection.execute(delete(Assignment).where(Assignment.labeler == labeler))
-        erased = delete_completions(connection, ids)
-        erased = Erased(erased.completions, erased.feedback + given, erased.checkpoints)
+        erased = delete_completions(connection, ids, feedback_ids=given)
         _note(connection, erased, user_hash)
     clean_files(engine)
     return erased
@@ -61,21 +62,28 @@ def erase_completion(engine: Engine, completion_id: str) -> Erased:
     with writing(engine) as connection:
         erased = delete_completions(connection, [completion_id])
         _note(connection, erased, None)
-    clean_files(engine)
+    if engine.dialect.name == "sqlite":  # PostgreSQL's tables take long to vacuum: a writer does it within a minute
+        clean_files(engine)
     return erased
 
 
-def delete_completions(connection: Connection, completion_ids: Iterable[str]) -> Erased:
-    """Deletes them with all that hangs on them, in the caller's transaction; the files still have to be cleaned."""
+def delete_completions(
+    connection: Connection, completion_ids: Iterable[str], *, feedback_ids: Iterable[str] = ()
+) -> Erased:
+    """Deletes them with all that hangs on them, and the feedback, in the caller's transaction. `clean_files` has to be
+    called when it is committed; until it succeeded, the tables say that it has to be."""
     ids = _with_derived(connection, set(completion_ids))
-    snapshots = _leave_snapshots(connection, ids)
+    given = set(feedback_ids)
+    concerned = given | _about(connection, ids)
+    snapshots = _leave_snapshots(connection, ids, concerned)
     checkpoints = checkpoints_trained_on(connection, snapshots)
-    feedback = _delete_feedback(connection, ids)
+    feedback = _delete_feedback(connection, ids, concerned, given)
     prompts: set[str] = set()
     for some in batches(ids):
         prompts.update(connection.execute(select(Completion.prompt_id).where(Completion.id.in_(some))).scalars())
         connection.execute(delete(Completion).where(Completion.id.in_(some)))
     prune(connection, prompts)
+    cleaning.ask(connection)
     return Erased(len(ids), feedback, tuple(checkpoints))
 
 
@@ -94,27 +102,6 @@ def checkpoints_trained_on(connection: Connection, snapshot_ids: Iterable[str]) 
     return sorted(found)
 
 
-def clean_files(engine: Engine) -> None:
-    """Takes what was deleted out of the database's files as well.
-
-    SQLite overwrites deleted rows (`secure_delete`), but its write-ahead log still has the pages as they were: it is
-    emptied. PostgreSQL keeps dead rows until they are vacuumed. Raises StoreUnavailableError.
-    """
-    if engine.dialect.name == "postgresql":
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.exec_driver_sql("VACUUM messages, completions, choices, tags, originals, feedback, targets")
-        return
-    deadline_s = time.monotonic() + CHECKPOINT_TRIES_S
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        while connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").scalar_one():
-            if time.monotonic() > deadline_s:
-                raise StoreUnavailableError(
-                    "It is erased, but the database's log could not be emptied, since somebody reads from it: "
-                    "erase it again when the reader has ended."
-                )
-            time.sleep(0.05)  # a reader holds the log
-
-
 def _with_derived(connection: Connection, ids: set[str]) -> set[str]:
     """Those of the completions that are there, and those that answered the same prompts again for labelers."""
     found: set[str] = set()
@@ -124,33 +111,43 @@ def _with_derived(connection: Connection, ids: set[str]) -> set[str]:
     return found
 
 
-def _leave_snapshots(connection: Connection, ids: set[str]) -> set[str]:
-    """Takes the completions out of all snapshots; the ids of those that had them."""
-    counts: dict[str, int] = {}
+def _about(connection: Connection, ids: set[str]) -> set[str]:
+    """The ids of all feedback that judges the completions, alone or beside others."""
+    found: set[str] = set()
     for some in batches(ids):
-        held = select(SnapshotRow.snapshot_id, func.count()).where(SnapshotRow.completion_id.in_(some))
-        for snapshot_id, count in connection.execute(held.group_by(SnapshotRow.snapshot_id)):
-            counts[snapshot_id] = counts.get(snapshot_id, 0) + count
-        connection.execute(delete(SnapshotRow).where(SnapshotRow.completion_id.in_(some)))
+        found.update(connection.execute(select(Feedback.id).where(Feedback.completion_id.in_(some))).scalars())
+        found.update(connection.execute(select(Target.feedback_id).where(Target.completion_id.in_(some))).scalars())
+    return found
+
+
+def _leave_snapshots(connection: Connection, ids: set[str], feedback_ids: set[str]) -> set[str]:
+    """Takes the completions, and what was said of them, out of all snapshots; the ids of those that had them."""
+    counts: dict[str, int] = {}
+    for column, values in ((SnapshotRow.completion_id, ids), (SnapshotRow.feedback_id, feedback_ids)):
+        for some in batches(values):
+            held = select(SnapshotRow.snapshot_id, func.count()).where(column.in_(some))
+            for snapshot_id, count in connection.execute(held.group_by(SnapshotRow.snapshot_id)):
+                counts[snapshot_id] = counts.get(snapshot_id, 0) + count
+            connection.execute(delete(SnapshotRow).where(column.in_(some)))
     for snapshot_id, count in counts.items():
         left = update(Snapshot).where(Snapshot.id == snapshot_id).values(erased=Snapshot.erased + count)
         connection.execute(left)
     return set(counts)
 
 
-def _delete_feedback(connection: Connection, ids: set[str]) -> int:
-    """Feedback on the completions, and comparisons that have nothing left to compare."""
-    concerned: set[str] = set()
-    count = 0
+def _delete_feedback(connection: Connection, ids: set[str], concerned: set[str], given: set[str]) -> int:
+    """The feedback that names the completions, the given one, and comparisons that have nothing left to compare."""
     for some in batches(ids):
-        judged = select(Target.feedback_id).where(Target.completion_id.in_(some))
-        concerned.update(connection.execute(judged).scalars())
         connection.execute(delete(Target).where(Target.completion_id.in_(some)))
-        count += connection.execute(delete(Feedback).where(Feedback.completion_id.in_(some))).rowcount
+    left = select(func.count()).where(Target.feedback_id == Feedback.id).scalar_subquery()
+    hollow = or_(Feedback.kind == "comparison", Feedback.kind == "ranking") & (left < MIN_TARGETS)
+    gone: set[str] = set(given)
     for some in batches(concerned):
-        left = select(func.count()).where(Target.feedback_id == Feedback.id).scalar_subquery()
-        hollow = or_(Feedback.kind == "comparison", Feedback.kind == "ranking") & (left < MIN_TARGETS)
-        count += connection.execute(delete(Feedback).where(Feedback.id.in_(some), hollow)).rowcount
+        rows = connection.execute(select(Feedback.id, Feedback.completion_id, hollow).where(Feedback.id.in_(some)))
+        gone.update(feedback_id for feedback_id, completion_id, is_hollow in rows if is_hollow or completion_id in ids)
+    count = 0
+    for some in batches(gone):
+        count += connection.execute(delete(Feedback).where(Feedback.id.in_(some))).rowcount
     return count
 
 

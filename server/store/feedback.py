@@ -7,6 +7,8 @@ reaches (a unique index says so, not a look before).
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -52,7 +54,8 @@ class RankedAnswer:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewFeedback:
     """`number`: 1 or 0 for a thumb, 1 to 7 for a rating. `text`: of a correction or a comment, redacted here.
-    `targets`: of a comparison or a ranking. `fingerprint` tells a retry from another request."""
+    `targets`: of a comparison or a ranking. `fingerprint` tells a retry from another request; unset, it is made of what
+    is stored."""
 
     completion_id: str
     choice: int
@@ -90,7 +93,7 @@ def add(connection: Connection, new: NewFeedback, *, scope: str | None) -> Store
     In a transaction that writes. `scope`: the key whose completions the author may see, None for all. Raises
     UnknownAnswerError, OtherPromptError and KeyReusedError.
     """
-    new = _resolved(connection, new)
+    new = _cleaned(_resolved(connection, new))
     policy_id = _require_answers(connection, new, scope)
     feedback_id = new_id("fb")
     row = {
@@ -100,7 +103,7 @@ def add(connection: Connection, new: NewFeedback, *, scope: str | None) -> Store
         "choice": new.choice,
         "kind": new.kind,
         "number": new.number,
-        "text": None if new.text is None else redact(new.text.replace("\0", "\ufffd")).text,
+        "text": new.text,
         "source": new.source,
         "labeler": new.labeler,
         "key_id": new.key_id,
@@ -137,12 +140,14 @@ def list_feedback(
     """A page, and whether more follow. `scope`: the key that gave it, None for all."""
     wanted = (
         (Feedback.key_id, scope),
-        (Feedback.completion_id, completion_id),
         (Feedback.kind, kind),
         (Feedback.labeler, labeler),
         (Feedback.policy_id, policy_id),
     )
     query = select(*_COLUMNS).where(*(column == value for column, value in wanted if value is not None))
+    if completion_id is not None:
+        parts = Feedback.completion_id.between(f"{completion_id}.", f"{completion_id}/")  # see `_resolved`
+        query = query.where((Feedback.completion_id == completion_id) | parts)
     if after is not None:
         query = query.where(Feedback.id > after if order == "asc" else Feedback.id < after)
     by_id = Feedback.id.asc() if order == "asc" else Feedback.id.desc()
@@ -163,6 +168,26 @@ _COLUMNS = (
     Feedback.policy_id,
     Feedback.tags,
 )
+
+
+def _cleaned(new: NewFeedback) -> NewFeedback:
+    """Redacted; and with a fingerprint of that, since one of the original would let it be guessed."""
+    new = replace(new, text=None if new.text is None else redact(new.text.replace("\0", "\ufffd")).text)
+    if new.fingerprint is not None or new.idempotency_key is None:
+        return new
+    ranked = [(target.completion_id, target.choice, target.rank) for target in new.targets]
+    said = [
+        new.completion_id,
+        new.choice,
+        new.kind,
+        new.number,
+        new.text,
+        ranked,
+        new.source,
+        new.labeler,
+        dict(new.tags),
+    ]
+    return replace(new, fingerprint=hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32])
 
 
 def _resolved(connection: Connection, new: NewFeedback) -> NewFeedback:
@@ -193,6 +218,7 @@ def _require_answers(connection: Connection, new: NewFeedback, scope: str | None
             select(Completion.id, Choice.index.label("choice"), Completion.prompt_id, Completion.policy_id)
             .join(Choice, Choice.completion_id == Completion.id)
             .where(tuple_(Completion.id, Choice.index).in_(some))
+            .with_for_update(of=Completion, read=True, key_share=True)  # no erasure comes between
         )
         if scope is not None:
             query = query.where(Completion.key_id == scope)

@@ -28,7 +28,7 @@ from honed.server.store.redaction import Redaction, redact
 from honed.server.store.tables import Choice, Completion, Erasure, Message, Tag
 from honed.server.store.tables import Original as OriginalRow
 from honed.server.store.upserts import insert_missing
-from honed.server.store.users import denying, hash_user
+from honed.server.store.users import denying, hash_user, lock_users
 
 REMEMBERED_TEXTS = 4096  # a history is sent again every turn, and system prompts with every request
 
@@ -56,6 +56,7 @@ class Ingest:
         another process: then the same call, in a new transaction, goes well."""
         hashes = [self._user_hash(completion) for completion in completions]
         users = {user for user in hashes if user is not None}
+        lock_users(connection, users)
         denied, erased = denying(connection, users), _erased(connection, users)
         done = Ingested()
         rows = _Rows()
@@ -86,8 +87,9 @@ class Ingest:
         prompt_changed = bool(found)
         tags = {_storable(key): _storable(value) for key, value in logged.tags.items()}
         texts = {choice.index: self._clean(choice.text, found) for choice in logged.choices}
+        params = self._clean_params(logged.params, found)
         nodes = chain(messages)
-        rows.messages.update((node["id"], node) for node in nodes)
+        rows.messages.update((node["id"], (depth, node)) for depth, node in enumerate(nodes))
         rows.redactions.update(found)
         rows.completions.append(
             {
@@ -100,7 +102,7 @@ class Ingest:
                 "request_id": logged.request_id,
                 "prompt_id": nodes[-1]["id"],
                 "prompt_token_ids": None if prompt_changed else _packed("i", logged.prompt_token_ids),
-                "params": _storable_values(logged.params),
+                "params": params,
                 "prompt_tokens": logged.prompt_tokens,
                 "completion_tokens": logged.completion_tokens,
                 "cached_tokens": logged.cached_tokens,
@@ -126,6 +128,13 @@ class Ingest:
         """The name is redacted like the content: it is free text of the client's."""
         return {key: value if key == "role" else self._clean(value, found) for key, value in message.items()}
 
+    def _clean_params(self, params: Mapping[str, Any], found: Counter[str]) -> dict[str, Any]:
+        """Stop strings are the client's words as well."""
+        stop = params.get("stop")
+        if isinstance(stop, str):
+            return {**params, "stop": self._clean(stop, found)}
+        return {**params, "stop": [self._clean(text, found) for text in stop]} if stop else dict(params)
+
     def _clean(self, text: str, found: Counter[str]) -> str:
         redaction = self._redact(text)
         if redaction.counts:
@@ -137,7 +146,7 @@ class Ingest:
 class _Rows:
     """A batch, table by table, in the order of insertion."""
 
-    messages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    messages: dict[str, tuple[int, dict[str, Any]]] = field(default_factory=dict)  # with their depths
     completions: list[dict[str, Any]] = field(default_factory=list)
     choices: list[dict[str, Any]] = field(default_factory=list)
     tags: list[dict[str, Any]] = field(default_factory=list)
@@ -145,7 +154,9 @@ class _Rows:
     redactions: Counter[str] = field(default_factory=Counter)
 
     def insert(self, connection: Connection) -> None:
-        insert_missing(connection, Message, list(self.messages.values()))
+        # Parents first; and in one order everywhere, so that two servers with the same messages do not deadlock.
+        in_order = sorted(self.messages.values(), key=lambda each: (each[0], each[1]["id"]))
+        insert_missing(connection, Message, [node for _, node in in_order])
         insert_missing(connection, Completion, self.completions)
         insert_missing(connection, Choice, self.choices)
         insert_missing(connection, Tag, self.tags)
@@ -191,14 +202,6 @@ def _unredacted(text: str) -> Redaction:
 def _storable(text: str) -> str:
     """PostgreSQL has no NUL in texts."""
     return text.replace("\0", "\ufffd")
-
-
-def _storable_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters, whose stop strings are the client's."""
-    stop = values.get("stop")
-    if isinstance(stop, str):
-        return {**values, "stop": _storable(stop)}
-    return {**values, "stop": [_storable(text) for text in stop]} if stop else dict(values)
 
 
 def _original(logged: LoggedCompletion) -> Original:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, select, update
@@ -17,6 +17,8 @@ from sqlalchemy import Connection, select, update
 from honed.server.store.ids import new_id
 from honed.server.store.tables import Job
 from honed.server.store.upserts import insert_missing
+
+STALE = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +47,14 @@ def enqueue(connection: Connection, kind: str, *, key: str | None = None, payloa
 
 
 def claim(connection: Connection, kind: str) -> ClaimedJob | None:
-    """The oldest job of that kind that waits; it is running from here on. In a transaction that writes."""
-    waiting = select(Job.id, Job.kind, Job.payload).where(Job.state == "queued", Job.kind == kind)
+    """The oldest job of that kind that waits, or whose worker was not heard of for STALE; it is running from here on.
+    In a transaction that writes."""
+    now = datetime.now(UTC)
+    is_stale = (Job.state == "running") & (Job.heartbeat < now - STALE)
+    waiting = select(Job.id, Job.kind, Job.payload).where((Job.state == "queued") | is_stale, Job.kind == kind)
     row = connection.execute(waiting.order_by(Job.id).limit(1).with_for_update(skip_locked=True)).first()
     if row is None:
         return None
-    now = datetime.now(UTC)
     connection.execute(update(Job).where(Job.id == row.id).values(state="running", started=now, heartbeat=now))
     return ClaimedJob(row.id, row.kind, row.payload)
 

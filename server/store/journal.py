@@ -58,7 +58,7 @@ class Journal:
     def sync(self) -> None:
         """What was appended survives a power cut from here on."""
         if self._file is not None:
-            os.fdatasync(self._file) if hasattr(os, "fdatasync") else os.fsync(self._file)
+            os.fsync(self._file)
 
     @property
     def age_s(self) -> float | None:
@@ -68,8 +68,11 @@ class Journal:
     def close(self) -> None:
         """Lets go of the segment, which can be deleted when it was read; a later `append` begins another."""
         if self._file is not None:
-            os.close(self._file)
-            self._file = None
+            try:
+                self.sync()
+            finally:
+                os.close(self._file)
+                self._file = None
 
     def _open(self) -> int:
         if self._file is None:
@@ -82,7 +85,17 @@ class Journal:
             fcntl.flock(self._file, fcntl.LOCK_EX)
             hidden.rename(self.folder / self._name)
             self._opened_s = time.monotonic()
+            _sync_folder(self.folder)
         return self._file
+
+
+def _sync_folder(folder: Path) -> None:
+    """So that the name of a new segment survives a power cut as well."""
+    entry = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(entry)
+    finally:
+        os.close(entry)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +130,7 @@ def claimed(path: Path) -> Iterator[bool]:
     gone."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         yield False
         return
     try:

@@ -41,13 +41,17 @@ class Lease:
     leased_until: datetime
 
 
+# The user may have denied it since the task was made.
+_MAY_TRAIN = exists().where(Completion.id == Task.completion_id, Completion.trainable)
+
+
 def lease(connection: Connection, labeler: str, *, now: datetime) -> Lease | None:
     """The task that the labeler has on lease, else the oldest open one with a free seat, now leased. None where there
     is none. In a transaction that writes."""
     held = (
         select(Task.id, Assignment.leased_until)
         .join(Assignment)
-        .where(Assignment.labeler == labeler, Assignment.state == "leased", Assignment.leased_until > now)
+        .where(Assignment.labeler == labeler, Assignment.state == "leased", Assignment.leased_until > now, _MAY_TRAIN)
         .order_by(Task.id)
         .limit(1)
     )
@@ -90,7 +94,7 @@ def order_shown(task_id: str, labeler: str, choices: Iterable[int]) -> list[int]
 def next_query(labeler: str, now: datetime, *, after: str) -> Select[str]:
     """The oldest open task, of those behind `after`, that the labeler may have."""
     judged = exists().where(Assignment.task_id == Task.id, Assignment.labeler == labeler, Assignment.state != "leased")
-    free = (Task.is_open, Task.id > after, ~judged, Task.wanted > _taken(labeler, now))
+    free = (Task.is_open, Task.id > after, _MAY_TRAIN, ~judged, Task.wanted > _taken(labeler, now))
     return select(Task.id).where(*free).order_by(Task.id).limit(1)
 
 

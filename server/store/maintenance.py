@@ -1,4 +1,4 @@
-"""The store's own jobs: retention, once a day, by whichever writer comes first."""
+"""The store's own jobs: files that have to be cleaned, and retention, once a day; by whichever writer comes first."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Connection, Engine, delete, select
 
 from honed.server.store import jobs
+from honed.server.store.cleaning import clean_files
 from honed.server.store.database import writing
-from honed.server.store.erasure import clean_files, delete_completions
+from honed.server.store.erasure import delete_completions
 from honed.server.store.tables import Completion, Segment
 
 RETENTION = "retention"
 AT_ONCE = 1000  # completions a transaction, so that nobody waits long for the lock
-SEGMENTS_KEPT = timedelta(days=1)  # positions of segments that are long gone
+SEGMENTS_KEPT = timedelta(days=90)  # positions of segments that went without their writer
 
 
 def run_due(engine: Engine, *, retention_days: int) -> None:
-    """Asks for today's retention and runs it, unless another server has. Raises StoreUnavailableError."""
+    """Cleans files that have to be; asks for today's retention and runs it, unless another server has. Raises
+    StoreUnavailableError."""
+    clean_files(engine)
     with writing(engine) as connection:
         connection.execute(delete(Segment).where(Segment.updated < datetime.now(UTC) - SEGMENTS_KEPT))
     if not retention_days:

@@ -21,6 +21,7 @@ from sqlalchemy import Connection, func, select, update
 from honed.server.store import feedback
 from honed.server.store.feedback import Kind, NewFeedback, RankedAnswer
 from honed.server.store.leases import LABELS, has_seat, order_shown
+from honed.server.store.redaction import redact
 from honed.server.store.tables import Assignment, Choice, Completion, Feedback, Task
 
 Verdict = Literal["ranked", "skip", "all_bad"]
@@ -67,7 +68,8 @@ class NewVerdict:
 
     @property
     def fingerprint(self) -> str:
-        said = [self.task_id, self.labeler, self.verdict, self.groups, self.demonstration, self.comment]
+        texts = [None if text is None else redact(text).text for text in (self.demonstration, self.comment)]
+        said = [self.task_id, self.labeler, self.verdict, self.groups, *texts]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
 
 

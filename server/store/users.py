@@ -12,9 +12,9 @@ import secrets
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from sqlalchemy import Connection, Engine, select, update
+from sqlalchemy import Connection, Engine, select, text, update
 
-from honed.server.store.database import writing
+from honed.server.store.database import is_sqlite, writing
 from honed.server.store.messages import batches
 from honed.server.store.tables import Completion, Setting, User
 from honed.server.store.upserts import insert_missing, insert_or_replace
@@ -34,9 +34,20 @@ def hash_user(salt: str, user: str) -> str:
     return hashlib.sha256(f"{salt}:{user}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
+def lock_users(connection: Connection, user_hashes: Iterable[str], *, alone: bool = False) -> None:
+    """Until the transaction ends: completions of a user go in together, but not while the user is erased or changes
+    consent (`alone`), which would not see what is not committed yet. On SQLite there is one writer anyway."""
+    keys = sorted({int(user_hash[:15], 16) for user_hash in user_hashes})
+    if keys and not is_sqlite(connection):
+        lock = "pg_advisory_xact_lock" if alone else "pg_advisory_xact_lock_shared"
+        query = text(f"SELECT {lock}(key) FROM unnest(CAST(:keys AS bigint[])) AS key")  # noqa: S608 (one of two names)
+        connection.execute(query, {"keys": keys})
+
+
 def set_consent(connection: Connection, user_hash: str, *, trainable: bool) -> int:
     """Notes a user's word. A denial holds for what is stored too; the number of completions it changed. (An allowance
     does not: what a request or a key denied stays denied.)"""
+    lock_users(connection, [user_hash], alone=True)
     row = {"user_hash": user_hash, "trainable": trainable, "changed": datetime.now(UTC)}
     insert_or_replace(connection, User, [row], key="user_hash")
     if trainable:

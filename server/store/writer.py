@@ -9,8 +9,8 @@ Why a process: redacting and inserting take more of a core than the server's eve
 interpreter's lock would make every request wait for them.
 
 Invariants: rows and the position behind them are committed together, so each line counts once, whoever reads it; a
-database that is away stops everything and loses nothing; a line that no database would take is put aside, with a word
-in the log, and holds up nobody.
+database that is away stops everything and loses nothing; a line that no database would take is counted, named in the
+log and left out, and holds up nobody.
 """
 
 from __future__ import annotations
@@ -27,11 +27,17 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import Connection, Engine, make_url, select, update
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy import Connection, Engine, delete, make_url, select, update
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from honed.server.store import journal, maintenance
-from honed.server.store.database import StoreError, open_database, writing
+from honed.server.store.database import (
+    StoreConflictError,
+    StoreError,
+    StoreUnavailableError,
+    open_database,
+    writing,
+)
 from honed.server.store.ingest import Ingest, Ingested
 from honed.server.store.logged import LoggedCompletion, from_line
 from honed.server.store.migrations import require_current
@@ -44,6 +50,7 @@ logger = logging.getLogger("honed.store.writer")
 
 NICENESS = 10  # requests come first; what waits is in the journal
 BATCH_LINES = 500
+TRIES = 5  # of a transaction that another one came between
 IDLE_S = 0.05  # between two looks at the journal
 AWAY_S = 1.0  # between two tries of a database that does not answer
 CHECK_S = 5.0
@@ -98,12 +105,11 @@ class Writer:
                 if self._advance(path):
                     return True
                 if is_closed:
-                    path.unlink(missing_ok=True)
-                    self._positions.pop(path.name, None)
+                    self._delete(path)
         return False
 
     def take_counts(self) -> tuple[Ingested, int]:
-        """What was done since the last call, and how many lines were put aside."""
+        """What was done since the last call, and how many lines were left out."""
         done, rejected = self.done, self.rejected
         self.done, self.rejected = Ingested(), 0
         return done, rejected
@@ -119,10 +125,6 @@ class Writer:
             return False
         end = position + sum(len(line) + 1 for line in lines)
         self._store(path.name, position, end, lines)
-        if path.name in self._positions:
-            self._positions[path.name] = end
-            if path.name.startswith(self._owner):
-                self.segment, self.position = path.name, end
         return True
 
     def _position(self, name: str) -> int:
@@ -131,41 +133,69 @@ class Writer:
                 row = {"name": name, "position": 0, "updated": datetime.now(UTC)}
                 insert_missing(connection, Segment, [row])
                 position = select(Segment.position).where(Segment.name == name)
-                self._positions[name] = connection.execute(position).scalar_one()
+                self._is_at(name, connection.execute(position).scalar_one())
         return self._positions[name]
 
+    def _is_at(self, name: str, position: int) -> None:
+        self._positions[name] = position
+        if name.startswith(self._owner):
+            self.segment, self.position = name, position
+
+    def _delete(self, path: Path) -> None:
+        """The file first: a position without a file does no harm, a file without a position would be read again."""
+        path.unlink(missing_ok=True)
+        self._positions.pop(path.name, None)
+        with writing(self._engine) as connection:
+            connection.execute(delete(Segment).where(Segment.name == path.name))
+
     def _store(self, name: str, start: int, end: int, lines: Sequence[bytes]) -> None:
-        """All lines in one transaction; where one of them cannot be, each in its own."""
+        """All lines in one transaction; where the database finds fault with one of them, each in its own."""
         if self._ingest is None:
             self._ingest = Ingest(load_salt(self._engine), self._sealer)
         completions = [completion for line in lines if (completion := self._parsed(line)) is not None]
         try:
-            self._commit(name, start, end, completions)
-        except IntegrityError:  # a message that the batch refers to was pruned meanwhile: it is inserted anew
-            self._one_by_one(name, start, end, completions)
-        except DBAPIError as error:
-            logger.warning("a batch of %d completions is stored one by one: %s", len(completions), error.orig)
+            self._commit_patiently(name, start, end, completions)
+        except DataError:
             self._one_by_one(name, start, end, completions)
 
     def _one_by_one(self, name: str, start: int, end: int, completions: Sequence[LoggedCompletion]) -> None:
         for completion in completions:
             try:
-                self._commit(name, start, start, [completion])
-            except DBAPIError as error:
+                if not self._commit_patiently(name, start, start, [completion]):
+                    return
+            except DataError as error:
                 self.rejected += 1
-                logger.error("the store does not take completion %s: %s", completion.id, error.orig)
-        self._commit(name, start, end, [])
+                logger.error("the store refuses completion %s: %s", completion.id, type(error.orig).__name__)
+        self._commit_patiently(name, start, end, [])
 
-    def _commit(self, name: str, start: int, end: int, completions: Sequence[LoggedCompletion]) -> None:
+    def _commit_patiently(self, name: str, start: int, end: int, completions: Sequence[LoggedCompletion]) -> bool:
+        """Again where another transaction came between: one with the same messages, or one that pruned a message which
+        the batch refers to. What is wrong with the tables, not with a line, is for later. Raises DataError."""
+        for _ in range(TRIES):
+            try:
+                return self._commit(name, start, end, completions)
+            except (IntegrityError, StoreConflictError) as error:
+                logger.info("a batch is tried again: %s", type(error).__name__)
+            except DataError:
+                raise
+            except DBAPIError as error:
+                require_current(self._engine)
+                raise StoreUnavailableError(f"The tables cannot be written: {type(error.orig).__name__}") from error
+        raise StoreUnavailableError("Other transactions came between again and again.")
+
+    def _commit(self, name: str, start: int, end: int, completions: Sequence[LoggedCompletion]) -> bool:
+        """False where another writer was faster."""
         assert self._ingest is not None
         with writing(self._engine) as connection:
             if not _moves(connection, name, start, end):
-                self._positions.pop(name)  # another writer was faster: ask the tables where it is
-                return
+                self._positions.pop(name, None)  # ask the tables where it is
+                return False
             done = self._ingest.insert(connection, completions)
         self.done.completions += done.completions
         self.done.dropped += done.dropped
         self.done.redactions.update(done.redactions)
+        self._is_at(name, end)
+        return True
 
     def _parsed(self, line: bytes) -> LoggedCompletion | None:
         try:
@@ -199,14 +229,17 @@ def _turn(writer: Writer, upkeep: _Upkeep, orphaned: threading.Event, tell: Call
     """Moves what is there. True where it was the last time."""
     was_orphaned = orphaned.is_set()
     try:
-        if upkeep.check():
-            tell(_report(writer))
+        is_back = upkeep.check()
         while writer.step():
+            tell(_report(writer))
+        if is_back:  # with the position that an earlier writer left
             tell(_report(writer))
         upkeep.maintain()
     except StoreError as error:
-        upkeep.is_well = False
-        tell(Report(state="down", detail=str(error)))
+        if upkeep.is_well or upkeep.is_new:
+            logger.error("%s", error)
+        upkeep.is_well = upkeep.is_new = False
+        tell(Report(state="down", detail=error.public))
     return was_orphaned
 
 
@@ -214,7 +247,7 @@ class _Upkeep:
     """What is done now and then: a look whether the database is there, and the store's own jobs."""
 
     def __init__(self, engine: Engine, retention_days: int) -> None:
-        self.is_well = False
+        self.is_well, self.is_new = False, True
         self._engine = engine
         self._retention_days = retention_days
         self._next_check_s = self._next_maintenance_s = 0.0

@@ -33,7 +33,7 @@ class ChatCompletionRequest(SamplingRequest):
     top_logprobs: int | None = Field(default=None, ge=0, le=20, description="Only with logprobs.")
     service_tier: Annotated[Any, Unsupported("auto", "default", code="unsupported_value")] = None
     safety_identifier: str | None = Field(
-        default=None, max_length=64, description="The end user, as in `user`; wins over it."
+        default=None, max_length=64, description="The end user, as in `user`, which it replaces."
     )
     prompt_cache_key: str | None = Field(default=None, description=CACHED_ANYWAY)
     prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = Field(
@@ -73,6 +73,12 @@ class ChatCompletionRequest(SamplingRequest):
     def _fields_agree(self) -> Self:
         if self.top_logprobs is not None and not self.logprobs:
             raise problem("invalid_value", "it is only allowed when 'logprobs' is true", field="top_logprobs")
+        if None not in (self.user, self.safety_identifier) and self.user != self.safety_identifier:
+            raise problem(
+                "invalid_value",
+                "it differs from 'user', which it replaces: send one of them",
+                field="safety_identifier",
+            )
         self._check_min_tokens(self.token_limit)
         return self
 

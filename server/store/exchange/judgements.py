@@ -1,6 +1,6 @@
 """Feedback read back: the words that count, with the completions that they are about.
 
-Of an author's words the newest counts. An author is the labeler that the feedback names, else the key that sent it. Of
+Of an author's words the newest counts. An author is the key that sent it, and the labeler whom it names, if any. Of
 corrections and of thumbs the newest on an answer counts; of comparisons and rankings, which both put answers in an
 order, the newest on the same set of answers: one on more answers or on fewer is another word. Answers that were erased
 or may not be trained on are taken out of an order, and what is left of it stands.
@@ -152,4 +152,4 @@ def _from_one(answers: Sequence[tuple[Written, int]]) -> list[tuple[Written, int
 
 
 def _author(row: Any) -> Author:
-    return ("key", row.key_id) if row.labeler is None else ("labeler", row.labeler)
+    return row.key_id, row.labeler or ""
