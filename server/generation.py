@@ -94,7 +94,7 @@ class Generation:
         self.prompt_lengths = [len(prompt.ids) for prompt in prompts]  # tokens
         self.prompt_tokens = sum(self.prompt_lengths)
         self.completion_tokens = 0
-        self.transcript = Transcript(self.num_choices)
+        self.transcript = Transcript()
         self.first_token_s: float | None = None
         metrics.prompt_tokens.labels(served.policy.name).inc(self.prompt_tokens)
 

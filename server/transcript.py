@@ -22,36 +22,29 @@ class Delta:
 
 
 class Transcript:
-    def __init__(self, num_choices: int) -> None:
-        self._choices = [_Sent() for _ in range(num_choices)]
+    """Put together when it is asked for: while an answer is streamed, a delta costs no more than an append."""
+
+    def __init__(self) -> None:
+        self._deltas: list[Delta] = []
 
     def add(self, delta: Delta) -> None:
-        self._choices[delta.choice].add(delta)
+        self._deltas.append(delta)
 
     def choices(self, start: int, stop: int) -> list[LoggedChoice]:
         """Those of the indices `start` to `stop`."""
-        return [self._choices[index].logged(index) for index in range(start, stop)]
+        sent: list[list[Delta]] = [[] for _ in range(start, stop)]
+        for delta in self._deltas:
+            if start <= delta.choice < stop:
+                sent[delta.choice - start].append(delta)
+        return [_logged(start + place, deltas) for place, deltas in enumerate(sent)]
 
 
-class _Sent:
-    def __init__(self) -> None:
-        self._texts: list[str] = []
-        self._token_ids: list[int] = []
-        self._logprobs: list[float] = []
-        self._finish_reason: Ending | None = None
-
-    def add(self, delta: Delta) -> None:
-        self._texts.append(delta.text)
-        self._finish_reason = delta.finish_reason
-        for sample in delta.tokens:
-            self._token_ids.append(sample.token_id)
-            self._logprobs.append(sample.logprob)
-
-    def logged(self, index: int) -> LoggedChoice:
-        return LoggedChoice(
-            index=index,
-            text="".join(self._texts),
-            finish_reason=self._finish_reason,
-            token_ids=self._token_ids,
-            logprobs=self._logprobs,
-        )
+def _logged(index: int, deltas: list[Delta]) -> LoggedChoice:
+    samples = [sample for delta in deltas for sample in delta.tokens]
+    return LoggedChoice(
+        index=index,
+        text="".join([delta.text for delta in deltas]),
+        finish_reason=deltas[-1].finish_reason if deltas else None,
+        token_ids=[sample.token_id for sample in samples],
+        logprobs=[sample.logprob for sample in samples],
+    )

@@ -48,10 +48,12 @@ from honed.server.store.users import load_salt
 
 logger = logging.getLogger("honed.store.writer")
 
-NICENESS = 10  # requests come first; what waits is in the journal
+NICENESS = 19  # requests come first; what waits is in the journal
 BATCH_LINES = 500
 TRIES = 5  # of a transaction that another one came between
 IDLE_S = 0.05  # between two looks at the journal
+BUSY_S = 0.25  # the same under load, where large batches cost less
+BUSY_LINES = 10  # a turn
 AWAY_S = 1.0  # between two tries of a database that does not answer
 CHECK_S = 5.0
 MAINTENANCE_S = 60.0
@@ -95,6 +97,7 @@ class Writer:
         self.segment, self.position = "", 0  # of the owner's journal: all before is in the tables
         self.done = Ingested()
         self.rejected = 0
+        self._lines = 0
 
     def step(self) -> bool:
         """Ingests the next batch. False where there was nothing to do."""
@@ -114,6 +117,11 @@ class Writer:
         self.done, self.rejected = Ingested(), 0
         return done, rejected
 
+    def take_turn(self) -> int:
+        """How many lines were moved since the last call."""
+        lines, self._lines = self._lines, 0
+        return lines
+
     def _advance(self, path: Path) -> bool:
         position = self._position(path.name)
         try:
@@ -125,6 +133,7 @@ class Writer:
             return False
         end = position + sum(len(line) + 1 for line in lines)
         self._store(path.name, position, end, lines)
+        self._lines += len(lines)
         return True
 
     def _position(self, name: str) -> int:
@@ -133,7 +142,8 @@ class Writer:
                 row = {"name": name, "position": 0, "updated": datetime.now(UTC)}
                 insert_missing(connection, Segment, [row])
                 position = select(Segment.position).where(Segment.name == name)
-                self._is_at(name, connection.execute(position).scalar_one())
+                # None where another writer has just deleted the segment: then there is no file either.
+                self._is_at(name, connection.execute(position).scalar_one_or_none() or 0)
         return self._positions[name]
 
     def _is_at(self, name: str, position: int) -> None:
@@ -220,7 +230,8 @@ def run(config: WriterConfig, orphaned: threading.Event, tell: Callable[[Report]
     upkeep = _Upkeep(engine, config.retention_days)
     try:
         while not _turn(writer, upkeep, orphaned, tell):
-            orphaned.wait(IDLE_S if upkeep.is_well else AWAY_S)
+            busy_s = BUSY_S if writer.take_turn() > BUSY_LINES else IDLE_S
+            orphaned.wait(busy_s if upkeep.is_well else AWAY_S)
     finally:
         engine.dispose()
 
