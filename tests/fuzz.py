@@ -38,7 +38,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as work:
         folder = save_tiny_policy(Path(work) / "tiny", max_position_embeddings=CONTEXT_TOKENS)
         # A queue for the largest request there is (1,024 prompts, 128 answers each), so that 503 is always a finding.
-        settings = Settings(model=str(folder), kv_cache_gib=0.02, max_queue=1024 * 128)
+        settings = Settings(model=str(folder), kv_cache_gib=0.02, max_queue=1024 * 128, logging="all")
         with running(settings) as server:
             document = Path(work) / "openapi.json"
             document.write_text(json.dumps(_reachable(httpx.get(f"{server.url}/openapi.json").json(), server)))
