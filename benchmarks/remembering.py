@@ -29,11 +29,11 @@ from sqlalchemy import func, make_url, select
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from databases import Postgres  # noqa: E402 (the tests' own)
-from fakes import save_tiny_policy  # noqa: E402
+from databases import Postgres
+from fakes import save_tiny_policy
 
-from honed.server.store.database import open_database, reading  # noqa: E402
-from honed.server.store.tables import Choice, Completion  # noqa: E402
+from honed.server.store.database import open_database, reading
+from honed.server.store.tables import Choice, Completion
 
 SERVE = """
 import sys
@@ -90,7 +90,7 @@ class Server:
         if kind == "postgresql":
             environment["HONED_DATABASE_URL"] = postgres.new_store().render_as_string(hide_password=False)
         self.database_url = environment.get("HONED_DATABASE_URL", f"sqlite:///{home / 'honed.db'}")
-        self._popen = subprocess.Popen(  # noqa: S603 (our own server)
+        self._popen = subprocess.Popen(
             [sys.executable, "-P", "-c", SERVE, str(model)], stdout=subprocess.PIPE, text=True, env=environment
         )
         assert self._popen.stdout is not None

@@ -25,18 +25,18 @@ from sqlalchemy import Engine, insert
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from databases import Postgres  # noqa: E402 (the tests' own)
+from databases import Postgres
 
-from honed.server.store import completions, erasure, feedback, sampling  # noqa: E402
-from honed.server.store.categories import CATEGORIES, INSTRUCTGPT_SHARES  # noqa: E402
-from honed.server.store.database import database_url, open_database, reading, writing  # noqa: E402
-from honed.server.store.exchange.exporting import What, export  # noqa: E402
-from honed.server.store.ids import new_id  # noqa: E402
-from honed.server.store.messages import chain  # noqa: E402
-from honed.server.store.migrations import migrate  # noqa: E402
-from honed.server.store.prefixes import prefix_key  # noqa: E402
-from honed.server.store.statistics import statistics as count_everything  # noqa: E402
-from honed.server.store.tables import Base, Choice, Completion, Feedback, Message, Tag, Target  # noqa: E402
+from honed.server.store import completions, erasure, feedback, sampling
+from honed.server.store.categories import CATEGORIES, INSTRUCTGPT_SHARES
+from honed.server.store.database import database_url, open_database, reading, writing
+from honed.server.store.exchange.exporting import What, export
+from honed.server.store.ids import new_id
+from honed.server.store.messages import chain
+from honed.server.store.migrations import migrate
+from honed.server.store.prefixes import prefix_key
+from honed.server.store.statistics import statistics as count_everything
+from honed.server.store.tables import Base, Choice, Completion, Feedback, Message, Tag, Target
 
 AT_ONCE = 10_000  # completions
 USERS = 20_000
@@ -51,7 +51,7 @@ Rows = dict[type[Base], list[dict[str, Any]]]
 def batch(first: int, count: int, total: int) -> Rows:
     """Completions number `first` and following, with what belongs to them; every second turn goes on from another."""
     rows: Rows = {Message: [], Completion: [], Choice: [], Tag: [], Feedback: [], Target: []}
-    draw = random.Random(first)  # noqa: S311 (no secret)
+    draw = random.Random(first)
     for number in range(first, first + count):
         created = START + timedelta(days=300) * (number / total)
         completion_id = new_id("chatcmpl", at_s=created.timestamp())
@@ -141,7 +141,7 @@ def questions(engine: Engine, total: int, folder: Path) -> Iterator[tuple[str, C
 
     def sampled() -> object:
         with reading(engine) as connection:
-            found = sampling.sample(connection, random.randint(-(2**63), 2**63 - 1))  # noqa: S311 (no secret)
+            found = sampling.sample(connection, random.randint(-(2**63), 2**63 - 1))
         assert found is not None
         return found
 
@@ -150,7 +150,7 @@ def questions(engine: Engine, total: int, folder: Path) -> Iterator[tuple[str, C
             return count_everything(connection, now=START + timedelta(days=300))
 
     def erased() -> object:
-        return erasure.erase_user(engine, f"{random.randrange(USERS):032x}")  # noqa: S311 (no secret)
+        return erasure.erase_user(engine, f"{random.randrange(USERS):032x}")
 
     yield "list, newest", listed(scope=None, order="desc")
     yield "list, one key, from the middle", listed(scope="key-7", after=middle)
