@@ -13,7 +13,7 @@ from sqlalchemy import Connection, select
 
 from honed.server.store.exchange.importing import ID_TAG, SOURCE
 from honed.server.store.exchange.records import Message, message
-from honed.server.store.messages import Conversation, batches, load_prompts
+from honed.server.store.messages import Conversation, among, batches, load_prompts
 from honed.server.store.tables import Choice, Completion
 
 AnswerKey: TypeAlias = tuple[str, int]  # completion, choice
@@ -42,7 +42,9 @@ def load_asked(connection: Connection, completion_ids: Iterable[str]) -> dict[st
     columns = (Completion.id, Completion.prompt_id, Completion.source, _EXTERNAL_ID)
     rows: list[Any] = []
     for some in batches(set(completion_ids)):
-        rows += connection.execute(select(*columns).where(Completion.id.in_(some), Completion.trainable)).all()
+        rows += connection.execute(
+            select(*columns).where(among(connection, Completion.id, some), Completion.trainable)
+        ).all()
     conversations = load_prompts(connection, [row.prompt_id for row in rows])
     prompts = {prompt_id: as_prompt(conversation) for prompt_id, conversation in conversations.items()}
     return {row.id: Asked(prompts[row.prompt_id], _external_id(row)) for row in rows}
@@ -62,7 +64,7 @@ def load_written(connection: Connection, completion_ids: Iterable[str]) -> dict[
     found: dict[AnswerKey, Written] = {}
     columns = (Choice.completion_id, Choice.index, Choice.text, Choice.source)
     for some in batches(completion_ids):
-        query = select(*columns).where(Choice.completion_id.in_(some))
+        query = select(*columns).where(among(connection, Choice.completion_id, some))
         for completion_id, index, text, source in connection.execute(query).all():
             found[completion_id, index] = Written(text, source)
     return found

@@ -19,10 +19,10 @@ from sqlalchemy import Connection, select
 
 from honed.server.store.exchange.asked import AnswerKey, Asked, Written, load_asked, load_written
 from honed.server.store.feedback import Kind
-from honed.server.store.messages import batches
+from honed.server.store.messages import among, batches
 from honed.server.store.tables import Feedback, Target
 
-AT_ONCE: Final = 500
+AT_ONCE: Final = 2000
 ORDERS: Final[tuple[Kind, ...]] = ("comparison", "ranking")
 
 Author: TypeAlias = tuple[str, str]
@@ -99,7 +99,9 @@ def _walk(connection: Connection, kind: Kind) -> Iterator[Any]:
 def _on(connection: Connection, kind: Kind, completion_ids: Collection[str]) -> Iterator[Any]:
     """All feedback of a kind on the completions; that on each of them in the order of ids."""
     for some in batches(completion_ids):
-        query = select(*_COLUMNS, Feedback.text).where(Feedback.completion_id.in_(some), Feedback.kind == kind)
+        query = select(*_COLUMNS, Feedback.text).where(
+            among(connection, Feedback.completion_id, some), Feedback.kind == kind
+        )
         yield from connection.execute(query.order_by(Feedback.completion_id, Feedback.id)).all()
 
 
@@ -123,14 +125,14 @@ def _ordering(connection: Connection, completion_ids: Iterable[str]) -> set[str]
     """The ids of all feedback that orders answers of the completions."""
     found: set[str] = set()
     for some in batches(completion_ids):
-        query = select(Target.feedback_id).where(Target.completion_id.in_(some))
+        query = select(Target.feedback_id).where(among(connection, Target.completion_id, some))
         found.update(connection.execute(query.distinct()).scalars())
     return found
 
 
 def _by_id(connection: Connection, feedback_ids: Iterable[str]) -> Iterator[Any]:
     for some in batches(feedback_ids):
-        yield from connection.execute(select(*_COLUMNS).where(Feedback.id.in_(some)))
+        yield from connection.execute(select(*_COLUMNS).where(among(connection, Feedback.id, some)))
 
 
 def _load_ranks(connection: Connection, feedback_ids: Collection[str]) -> dict[str, Ranks]:
@@ -138,7 +140,7 @@ def _load_ranks(connection: Connection, feedback_ids: Collection[str]) -> dict[s
     found: dict[str, Ranks] = {feedback_id: {} for feedback_id in feedback_ids}
     columns = (Target.feedback_id, Target.completion_id, Target.choice, Target.rank)
     for some in batches(feedback_ids):
-        query = select(*columns).where(Target.feedback_id.in_(some))
+        query = select(*columns).where(among(connection, Target.feedback_id, some))
         query = query.order_by(Target.feedback_id, Target.completion_id, Target.choice)
         for feedback_id, completion_id, choice, rank in connection.execute(query).all():
             found[feedback_id][completion_id, choice] = rank
