@@ -25,9 +25,7 @@ MAY_IMPORT = {
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "core", "manager", "managers"}
 MAX_CODE_LINES = 350
 
-MODULES = sorted(
-    [ROOT / "__init__.py", *(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))]
-)
+MODULES = sorted([ROOT / "__init__.py", *(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))])
 UNPACKAGED = ("tests", "benchmarks")
 SOURCES = sorted([*MODULES, *(path for folder in UNPACKAGED for path in (ROOT / folder).rglob("*.py"))])
 
