@@ -92,9 +92,10 @@ class Streams:
     def _read(self, payloads: list[str]) -> None:
         with httpx.stream("POST", f"{self._url}/v1/chat/completions", json=self._body, timeout=120) as response:
             for line in response.iter_lines():
-                if line:
-                    payloads.append(line.removeprefix("data: "))
-                if len(payloads) == 3:  # the role and two pieces of text
+                if not line:
+                    continue
+                payloads.append(line.removeprefix("data: "))
+                if len(payloads) == 3:  # the role and two pieces of text; once a stream
                     self._begun.put(None)
 
     def read(self) -> list[list[str]]:
