@@ -53,6 +53,7 @@ class Process:
 def start(*arguments: str, errors: Path) -> Process:
     command = [str(HONED), "serve", "--port", "0", "--dtype", "float32", "--kv-cache-gib", "0.05", *arguments]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HONED_")}
+    environment["HONED_HOME"] = str(errors.parent / f"{errors.name}-home")  # not the developer's own store
     with errors.open("w") as file:
         return Process(
             subprocess.Popen(
@@ -162,7 +163,7 @@ def test_weights_of_another_model(tiny_checkpoint: Path, tmp_path: Path, caplog:
     folder = shutil.copytree(tiny_checkpoint, tmp_path / "other")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 96}))
-    assert serve(Settings(port=0, model=str(folder)), on_ready=lambda *_: print("ready")) == 1
+    assert serve(Settings(port=0, model=str(folder), home=tmp_path), on_ready=lambda *_: print("ready")) == 1
     assert f"cannot serve {folder}" in caplog.text
 
 
@@ -174,19 +175,23 @@ def test_weights_of_another_model(tiny_checkpoint: Path, tmp_path: Path, caplog:
         (["--drain-timeout", "-1"], "drain_timeout_s"),
     ],
 )
-def test_what_cannot_begin_says_so_in_a_line(tiny_checkpoint: Path, arguments: list[str], said: str) -> None:
+def test_what_cannot_begin_says_so_in_a_line(
+    tiny_checkpoint: Path, tmp_path: Path, arguments: list[str], said: str
+) -> None:
     given = ["serve", "--port", "0", "--model", str(tiny_checkpoint), *arguments]
-    result = CliRunner().invoke(command_line, given, env={"HONED_API_KEYS": "", "HONED_API_KEYS_FILE": ""})
+    environment = {"HONED_API_KEYS": "", "HONED_API_KEYS_FILE": "", "HONED_HOME": str(tmp_path)}
+    result = CliRunner().invoke(command_line, given, env=environment)
     assert result.exit_code == 1
     (line,) = result.stderr.splitlines()
     assert line.startswith("honed: ")
     assert said in line
 
 
-def test_a_port_that_is_taken_is_said_before_anything_is_loaded(tiny_checkpoint: Path) -> None:
+def test_a_port_that_is_taken_is_said_before_anything_is_loaded(tiny_checkpoint: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        result = CliRunner().invoke(command_line, ["serve", "--port", str(port), "--model", str(tiny_checkpoint)])
+        given = ["serve", "--port", str(port), "--model", str(tiny_checkpoint)]
+        result = CliRunner().invoke(command_line, given, env={"HONED_HOME": str(tmp_path)})
     assert result.exit_code == 1
     (line,) = result.stderr.splitlines()
     assert f"cannot listen on 127.0.0.1:{port}" in line
@@ -208,13 +213,13 @@ def load(settings):
     threading.Event().wait()
 
 policies.load = load
-sys.exit(serve.serve(Settings(port=0, model=sys.argv[1]), on_ready=lambda *_: print("ready")))
+sys.exit(serve.serve(Settings(port=0, model=sys.argv[1], home=sys.argv[2]), on_ready=lambda *_: print("ready")))
 """
 
 
-def test_a_signal_while_the_model_loads(tiny_checkpoint: Path) -> None:
+def test_a_signal_while_the_model_loads(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """Nobody waits for a load that may take as long as a download."""
-    command = [sys.executable, "-c", LOADS_FOR_EVER, str(tiny_checkpoint)]
+    command = [sys.executable, "-c", LOADS_FOR_EVER, str(tiny_checkpoint), str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (result.returncode, result.stdout) == (0, ""), result.stderr
     assert "Traceback" not in result.stderr
