@@ -60,8 +60,8 @@ def test_known_requests_add_up(server: LiveServer) -> None:
     got = numbers(server)
     assert got["vllm:prompt_tokens_total"] == got["vllm:prefix_cache_queries_total"] == 160
     assert got["vllm:prefix_cache_hits_total"] == 96
-    # The engine may be a step ahead when a stop string is found.
-    assert got["vllm:generation_tokens_total"] in (19, 20)
+    # The engine samples on until the abort of the stopped sequence reaches it, at most to its max_tokens of 5.
+    assert 19 <= got["vllm:generation_tokens_total"] <= 21
     assert got["vllm:request_success_total[length]"] == 3
     assert got["vllm:request_success_total[stop]"] == 2
     assert got["vllm:time_to_first_token_seconds_count"] == 5
