@@ -9,16 +9,19 @@ from __future__ import annotations
 import typer
 
 from honed.cli.exchange import export, import_
+from honed.cli.scoring import score
 from honed.cli.serving import pull, serve
 from honed.cli.statistics import stats
 from honed.cli.store import consent, erase, migrate
+from honed.cli.training import train
 from honed.clients.bench import bench
 from honed.clients.terminal import chat
 
-ABOUT = "Serve a chat model behind the OpenAI API, talk to it, measure it, and remember what its users said."
+ABOUT = "Serve a chat model behind the OpenAI API, talk to it, measure it, remember what its users said, and train it."
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=ABOUT)
-for command in (serve, pull, chat, bench, migrate, consent, erase, stats):
+for command in (serve, pull, chat, bench, migrate, consent, erase, stats, score):
     app.command()(command)
 app.command("import")(import_)
 app.command("export")(export)
+app.add_typer(train, name="train")

@@ -13,13 +13,14 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 from uuid import uuid4
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
 LINEAGE_FILE = "lineage.json"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "tekken.json")
@@ -27,18 +28,20 @@ _WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
 
 
 class Lineage(BaseModel):
-    """Where a checkpoint comes from. `parent` is the id of the checkpoint that it was trained from."""
+    """Where a checkpoint comes from. `parent` is the id of the checkpoint that it was trained from, `dataset` that of
+    the data, which a snapshot of the store has too."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     id: str
     name: str
-    stage: Literal["source"]
+    stage: Literal["source", "sft", "reward", "ppo", "dpo", "kto"]
     parent: str | None = None
     source: str
+    dataset: str | None = None
     created: AwareDatetime
     settings: Mapping[str, Any] = {}
-    metrics: Mapping[str, float] = {}
+    metrics: Mapping[str, Any] = {}
 
 
 def new_checkpoint_id() -> str:
@@ -46,10 +49,22 @@ def new_checkpoint_id() -> str:
     return f"ckpt-{uuid4().hex[:12]}"
 
 
+class Savable(Protocol):
+    """What transformers' models offer, and ours that hold one."""
+
+    def save_pretrained(self, folder: Path, /, *, state_dict: Any = None) -> Any: ...
+
+
 def save_checkpoint(
-    folder: Path, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", lineage: Lineage
+    folder: Path,
+    model: Savable,
+    tokenizer: "PreTrainedTokenizerBase",
+    lineage: Lineage,
+    *,
+    state_dict: "Mapping[str, Tensor] | None" = None,
 ) -> Path:
-    """Write a whole checkpoint to `folder`, or nothing. Returns `folder`.
+    """Write a whole checkpoint to `folder`, or nothing. Returns `folder`. `state_dict`: the weights, where they are
+    not the model's own.
 
     Raises FileExistsError where `folder` is there already (a checkpoint is never changed), and OSError as
     the disk gives it (ENOSPC where it is full); the partial copy is removed then.
@@ -60,7 +75,7 @@ def save_checkpoint(
     partial = folder.parent / f".{folder.name}.{uuid4().hex[:8]}.partial"
     try:
         partial.mkdir()
-        model.save_pretrained(partial)
+        model.save_pretrained(partial, state_dict=state_dict)
         tokenizer.save_pretrained(partial)
         (partial / LINEAGE_FILE).write_text(lineage.model_dump_json(indent=2) + "\n", encoding="utf-8")
         _settle(partial)

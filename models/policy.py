@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from honed.models.checkpoint import checkpoint_id, fault_in, read_lineage, weight_files
+from honed.models.scalar_head import is_scalar_model
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 _UNBOUNDED = 10**9  # tokenizers without a limit carry 1e30
@@ -49,10 +50,12 @@ def load_policy(folder: Path, *, dtype: str = "auto", device: str = "auto", name
     """
     if (fault := fault_in(folder)) is not None:
         raise PolicyError(f"{fault} Name a folder or a model that holds a causal language model.")
+    if is_scalar_model(folder):
+        raise PolicyError(f"{folder} is a reward model, which answers nothing: name a policy.")
     place = choose_device(device)
     number = choose_dtype(dtype, place)
     lineage = read_lineage(folder)
-    tokenizer = _load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder)
     model = _load_model(folder, number, place)
     config = model.config.get_text_config()
     return Policy(
@@ -99,11 +102,23 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return _DTYPES[name]
 
 
+def end_of_answer_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that a model is taught to end its answers with: what the chat template puts after them, else EOS.
+
+    Raises PolicyError where the tokenizer has neither.
+    """
+    named = min(_end_of_turn_ids(tokenizer), default=tokenizer.eos_token_id)
+    if not isinstance(named, int):
+        raise PolicyError("The tokenizer names no end-of-sequence token: set eos_token in its tokenizer_config.json.")
+    return named
+
+
 def _cuda_has_bfloat16() -> bool:
     return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
-def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Raises PolicyError."""
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # a damaged file surfaces as whatever its parser raises

@@ -58,6 +58,13 @@ def tiny_tokenizer(kind: Literal["bytelevel", "metaspace"] = "bytelevel") -> Pre
     return tokenizer
 
 
+def word_tokenizer(size: int) -> PreTrainedTokenizerFast:
+    """`size` words, `w0`, `w1`, ..., each a token; `w2` ends a sequence."""
+    backend = Tokenizer(models.WordLevel({f"w{i}": i for i in range(size)}, unk_token="w0"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="w2", unk_token="w0")
+
+
 def _bytelevel() -> Tokenizer:
     merges = [
         ("Ġ", "t"),

@@ -63,17 +63,34 @@ def has_room(connection: Connection, user_hash: str | None) -> bool:
     return user_hash is None or not _full_users(connection, {user_hash})
 
 
-def prompts(connection: Connection) -> Iterator[SampledPrompt]:
-    """All prompts, in the order of their prefixes, which is none: the MAX_PER_USER of a user are a random choice. As
-    long as somebody reads them, the transaction must be open."""
+def prompts(connection: Connection, max_per_user: int | None = None) -> Iterator[SampledPrompt]:
+    """All prompts, in the order of their prefixes, which is none: the `max_per_user` of a user (unset, MAX_PER_USER)
+    are a random choice. As long as somebody reads them, the transaction must be open."""
     given: Counter[str] = Counter()
+    most = MAX_PER_USER if max_per_user is None else max_per_user
     for some in _representatives(connection, LOWEST, HIGHEST):
         kept = []
         for row in some:
-            if row.user_hash is None or given[row.user_hash] < MAX_PER_USER:
+            if row.user_hash is None or given[row.user_hash] < most:
                 kept.append(row)
                 given.update([] if row.user_hash is None else [row.user_hash])
         yield from _loaded(connection, kept)
+
+
+def owners(connection: Connection, prefixes: Collection[int]) -> dict[int, str | None]:
+    """Whose the prompts are: the users of the oldest completions with these prefixes, None for nobody's. Without those
+    that only labelers' answers have."""
+    found: dict[int, str | None] = {}
+    for some in batches(prefixes):
+        found.update((row.prefix, row.user_hash) for row in connection.execute(owners_query(some)))
+    return found
+
+
+def owners_query(prefixes: Collection[int]) -> Select[*tuple[Any, ...]]:
+    """Along the index: its first id of each prefix."""
+    oldest = select(func.min(Completion.id).label("id")).where(_SAMPLABLE, Completion.prefix.in_(prefixes))
+    oldest_ids = oldest.group_by(Completion.prefix).subquery()
+    return select(Completion.prefix, Completion.user_hash).join(oldest_ids, Completion.id == oldest_ids.c.id)
 
 
 def _from(connection: Connection, start: int) -> Iterator[list[Any]]:

@@ -1,4 +1,4 @@
-"""Completions that may be trained on: the prompts and the answers of many at once, for an export.
+"""Completions that may be trained on: the prompts and the answers of many at once.
 
 Invariant: whose user denied training, and who denied it for a request, is not in what is loaded here.
 """
@@ -21,25 +21,41 @@ AnswerKey: TypeAlias = tuple[str, int]  # completion, choice
 _EXTERNAL_ID: Final = Completion.tags[ID_TAG].as_string().label("external_id")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What somebody asked. `external_id`: of the record that it was imported with."""
+    """What somebody asked, and what a choice among prompts goes by (`prefix`: `prefixes.py`). `policy_id`: what
+    answered it, `import` where that was nobody of ours. `external_id`: of the record that it was imported with."""
 
+    completion_id: str
     prompt: tuple[Message, ...]
+    user_hash: str | None
+    prefix: int
+    category: str
+    policy_id: str
     external_id: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """An answer, and who wrote it where that is known."""
+    """An answer, and who wrote it where that was not the policy and is known."""
 
+    completion_id: str
     text: str
     source: str | None
 
 
 def load_asked(connection: Connection, completion_ids: Iterable[str]) -> dict[str, Asked]:
     """Those of the completions that may be trained on, by id."""
-    columns = (Completion.id, Completion.prompt_id, Completion.source, _EXTERNAL_ID)
+    columns = (
+        Completion.id,
+        Completion.prompt_id,
+        Completion.source,
+        Completion.user_hash,
+        Completion.prefix,
+        Completion.category,
+        Completion.policy_id,
+        _EXTERNAL_ID,
+    )
     rows: list[Any] = []
     for some in batches(set(completion_ids)):
         rows += connection.execute(
@@ -47,7 +63,7 @@ def load_asked(connection: Connection, completion_ids: Iterable[str]) -> dict[st
         ).all()
     conversations = load_prompts(connection, [row.prompt_id for row in rows])
     prompts = {prompt_id: as_prompt(conversation) for prompt_id, conversation in conversations.items()}
-    return {row.id: Asked(prompts[row.prompt_id], _external_id(row)) for row in rows}
+    return {row.id: _asked(row, prompts[row.prompt_id]) for row in rows}
 
 
 def load_external_ids(connection: Connection, completion_ids: Iterable[str]) -> dict[str, str | None]:
@@ -66,13 +82,25 @@ def load_written(connection: Connection, completion_ids: Iterable[str]) -> dict[
     for some in batches(completion_ids):
         query = select(*columns).where(among(connection, Choice.completion_id, some))
         for completion_id, index, text, source in connection.execute(query).all():
-            found[completion_id, index] = Written(text, source)
+            found[completion_id, index] = Written(completion_id, text, source)
     return found
 
 
 def as_prompt(conversation: Conversation) -> tuple[Message, ...]:
     """Messages as they are stored -> as records have them."""
     return tuple(message(**each) for each in conversation)
+
+
+def _asked(row: Any, prompt: tuple[Message, ...]) -> Asked:
+    return Asked(
+        completion_id=row.id,
+        prompt=prompt,
+        user_hash=row.user_hash,
+        prefix=row.prefix,
+        category=row.category,
+        policy_id=row.policy_id,
+        external_id=_external_id(row),
+    )
 
 
 def _external_id(row: Any) -> str | None:

@@ -26,6 +26,7 @@ from honed.server.store.exchange.judgements import ORDERS, Judged, Ordered, judg
 from honed.server.store.exchange.records import (
     Answer,
     Demonstration,
+    Message,
     Prompt,
     Ranking,
     RecordError,
@@ -49,8 +50,8 @@ from honed.server.store.tables import Completion, Feedback, Tag
 
 AT_ONCE: Final = 500
 
-# What somebody asked, and how to make rows of it: that may raise RecordError.
-Draft: TypeAlias = tuple[Asked, Callable[[], Iterable[Row]]]
+# A prompt, and how to make rows of it: that may raise RecordError.
+Draft: TypeAlias = tuple[tuple[Message, ...], Callable[[], Iterable[Row]]]
 
 
 @dataclass(slots=True)
@@ -71,15 +72,17 @@ def export(engine: Engine, what: What, output: Path, *, text: bool = False) -> E
     """
     done = Exported()
     with reading(engine) as connection:
-        if not is_sqlite(connection):
-            _hold_still(connection)
+        hold_still(connection)
         done.rows = write_rows(output, _rows(connection, what, done, text=text))
     return done
 
 
-def _hold_still(connection: Connection) -> None:
-    """PostgreSQL shows each query what is there then, unless it is told otherwise. And it takes a few hundred ids for a
-    reason to read a table whole, or, before a first ANALYZE, to sort all that a walk has before it: for each batch."""
+def hold_still(connection: Connection) -> None:
+    """To be called first in a transaction that reads much. PostgreSQL shows each query what is there then, unless it is
+    told otherwise. And it takes a few hundred ids for a reason to read a table whole, or, before a first ANALYZE, to
+    sort all that a walk has before it: for each batch."""
+    if is_sqlite(connection):
+        return
     connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
     for way in ("seqscan", "bitmapscan", "sort"):
         connection.exec_driver_sql(f"SET LOCAL enable_{way} = off")
@@ -87,8 +90,8 @@ def _hold_still(connection: Connection) -> None:
 
 def _rows(connection: Connection, what: What, done: Exported, *, text: bool) -> Iterator[Row]:
     with_ids = _have_ids(connection, what, text=text)
-    for asked, draft in _DRAFTS[what](connection):
-        if is_text(asked.prompt) != text:
+    for prompt, draft in _DRAFTS[what](connection):
+        if is_text(prompt) != text:
             done.other_form += 1
             continue
         try:
@@ -119,28 +122,28 @@ def _have_ids(connection: Connection, what: What, *, text: bool) -> bool:
 
 
 def _demonstrations(connection: Connection) -> Iterator[Draft]:
-    return ((word.asked, partial(_demonstration, word)) for word in judged(connection, "correction"))
+    return ((word.asked.prompt, partial(_demonstration, word)) for word in judged(connection, "correction"))
 
 
 def _thumbs(connection: Connection) -> Iterator[Draft]:
-    return ((word.asked, partial(_thumb, word)) for word in judged(connection, "thumb"))
+    return ((word.asked.prompt, partial(_thumb, word)) for word in judged(connection, "thumb"))
 
 
 def _pairs(connection: Connection) -> Iterator[Draft]:
-    return ((order.asked, partial(_pair, order)) for order in ordered(connection))
+    return ((order.asked.prompt, partial(_pair, order)) for order in ordered(connection))
 
 
 def _rankings(connection: Connection) -> Iterator[Draft]:
     orders = ordered(connection, _KINDS["rankings"], demonstrated=True)
-    return ((order.asked, partial(_ranking, order)) for order in orders)
+    return ((order.asked.prompt, partial(_ranking, order)) for order in orders)
 
 
 def _prompts(connection: Connection) -> Iterator[Draft]:
     for some in batches(prompts(connection), AT_ONCE):
         external_ids = load_external_ids(connection, [each.completion_id for each in some])
         for each in some:
-            asked = Asked(as_prompt(each.messages), external_ids.get(each.completion_id))
-            yield asked, partial(_prompt, asked)
+            prompt = as_prompt(each.messages)
+            yield prompt, partial(_prompt, prompt, external_ids.get(each.completion_id))
 
 
 def _completions(connection: Connection) -> Iterator[Draft]:
@@ -153,7 +156,7 @@ def _completions(connection: Connection) -> Iterator[Draft]:
         for completion_id in ids:
             for choice in choices.get(completion_id, []):
                 if choice.finish_reason is not None:
-                    yield asked[completion_id], partial(_completion, asked[completion_id], choice)
+                    yield asked[completion_id].prompt, partial(_completion, asked[completion_id], choice)
         if len(ids) < AT_ONCE:
             return
         after = ids[-1]
@@ -182,8 +185,8 @@ def _as_ranking(order: Ordered) -> Ranking:
     return Ranking(order.asked.prompt, answers, order.demonstration, order.asked.external_id)
 
 
-def _prompt(asked: Asked) -> list[Row]:
-    return [prompt_row(Prompt(asked.prompt, asked.external_id))]
+def _prompt(prompt: tuple[Message, ...], external_id: str | None) -> list[Row]:
+    return [prompt_row(Prompt(prompt, external_id))]
 
 
 def _completion(asked: Asked, choice: StoredChoice) -> list[Row]:

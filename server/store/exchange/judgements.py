@@ -28,13 +28,25 @@ ORDERS: Final[tuple[Kind, ...]] = ("comparison", "ranking")
 Author: TypeAlias = tuple[str, str]
 Ranks: TypeAlias = dict[AnswerKey, int]
 
-_COLUMNS: Final = (Feedback.id, Feedback.completion_id, Feedback.choice, Feedback.labeler, Feedback.key_id)
+MIN_ANSWERS: Final = 2  # of an order
+_COLUMNS: Final = (
+    Feedback.id,
+    Feedback.kind,
+    Feedback.completion_id,
+    Feedback.choice,
+    Feedback.labeler,
+    Feedback.key_id,
+    Feedback.number,
+    Feedback.text,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
     """A correction, or a thumb on an answer."""
 
+    feedback_id: str
+    labeler: str | None
     asked: Asked
     answer: Written | None  # a demonstration has none
     number: int | None
@@ -44,11 +56,16 @@ class Judged:
 @dataclass(frozen=True, slots=True)
 class Ordered:
     """A comparison or a ranking: two answers or more with their ranks, the best of which is 1. `demonstration`: the
-    author's newest correction of the completion that the feedback names, where it was asked for."""
+    author's newest correction of the completion that the feedback names, where it was asked for, and
+    `demonstration_id` that correction's id. `policies`: what answered, by completion."""
 
+    feedback_id: str
+    labeler: str | None
     asked: Asked
     answers: list[tuple[Written, int]]
+    policies: Mapping[str, str]
     demonstration: str | None
+    demonstration_id: str | None
 
 
 def judged(connection: Connection, kind: Kind) -> Iterator[Judged]:
@@ -57,11 +74,15 @@ def judged(connection: Connection, kind: Kind) -> Iterator[Judged]:
         ids = {row.completion_id for row in some}
         newest = {(row.completion_id, row.choice, _author(row)): row.id for row in _on(connection, kind, ids)}
         counting = set(newest.values())
-        asked, written = load_asked(connection, ids), load_written(connection, ids)
-        for row in some:
-            if row.id in counting and row.completion_id in asked:
-                answer = written.get((row.completion_id, row.choice))
-                yield Judged(asked[row.completion_id], answer, row.number, row.text)
+        yield from _judged(connection, [row for row in some if row.id in counting])
+
+
+def judged_by(connection: Connection, feedback_ids: Iterable[str]) -> Iterator[Judged]:
+    """These corrections or thumbs, whatever was said since, in the order of the ids given. Left out are those that are
+    gone, and those on what may not be trained on."""
+    for some in batches(feedback_ids, AT_ONCE):
+        found = {row.id: row for row in _by_id(connection, some)}
+        yield from _judged(connection, [found[each] for each in some if each in found])
 
 
 def ordered(connection: Connection, kinds: Sequence[Kind] = ORDERS, *, demonstrated: bool = False) -> Iterator[Ordered]:
@@ -72,23 +93,64 @@ def ordered(connection: Connection, kinds: Sequence[Kind] = ORDERS, *, demonstra
         ranks = _load_ranks(connection, [row.id for row in some])
         counting = _newest_orders(connection, some, ranks)
         named = {row.completion_id for row in some}
-        demonstrations = _newest_corrections(connection, named) if demonstrated else {}
-        ranked = {completion_id for each in ranks.values() for completion_id, _ in each}
-        asked = load_asked(connection, ranked | named)
-        written = load_written(connection, ranked & asked.keys())
-        for row in some:
-            left = [(written[answer], rank) for answer, rank in ranks[row.id].items() if answer in written]
-            if row.id in counting and row.completion_id in asked and len(left) > 1:
-                demonstration = demonstrations.get((row.completion_id, _author(row)))
-                yield Ordered(asked[row.completion_id], _from_one(left), demonstration)
+        corrections = _newest_corrections(connection, named) if demonstrated else {}
+        yield from _ordered(connection, [row for row in some if row.id in counting], ranks, corrections)
+
+
+def ordered_by(connection: Connection, feedback_ids: Iterable[str], among_ids: Collection[str]) -> Iterator[Ordered]:
+    """These comparisons and rankings, whatever was said since, in the order of the ids given; their demonstrations are
+    those that are given as well. Only answers of the completions `among_ids` count. Left out are those that are gone,
+    and those that have fewer than two answers left that may be trained on."""
+    given = list(feedback_ids)
+    rows = {row.id: row for row in _by_id(connection, given)}
+    corrections = {(row.completion_id, _author(row)): row for row in rows.values() if row.kind == "correction"}
+    for some in batches((each for each in given if each in rows and rows[each].kind in ORDERS), AT_ONCE):
+        ranks = {
+            feedback_id: {answer: rank for answer, rank in each.items() if answer[0] in among_ids}
+            for feedback_id, each in _load_ranks(connection, some).items()
+        }
+        yield from _ordered(connection, [rows[each] for each in some], ranks, corrections)
+
+
+def _judged(connection: Connection, rows: Sequence[Any]) -> Iterator[Judged]:
+    ids = {row.completion_id for row in rows}
+    asked, written = load_asked(connection, ids), load_written(connection, ids)
+    for row in rows:
+        if row.completion_id in asked:
+            answer = written.get((row.completion_id, row.choice))
+            yield Judged(row.id, row.labeler, asked[row.completion_id], answer, row.number, row.text)
+
+
+def _ordered(
+    connection: Connection,
+    rows: Sequence[Any],
+    ranks: Mapping[str, Ranks],
+    corrections: Mapping[tuple[str, Author], Any],
+) -> Iterator[Ordered]:
+    ranked = {completion_id for row in rows for completion_id, _ in ranks[row.id]}
+    asked = load_asked(connection, ranked | {row.completion_id for row in rows})
+    written = load_written(connection, ranked & asked.keys())
+    for row in rows:
+        left = [(written[answer], rank) for answer, rank in ranks[row.id].items() if answer in written]
+        if row.completion_id not in asked or len(left) < MIN_ANSWERS:
+            continue
+        correction = corrections.get((row.completion_id, _author(row)))
+        yield Ordered(
+            feedback_id=row.id,
+            labeler=row.labeler,
+            asked=asked[row.completion_id],
+            answers=_from_one(left),
+            policies={answer.completion_id: asked[answer.completion_id].policy_id for answer, _ in left},
+            demonstration=None if correction is None else correction.text,
+            demonstration_id=None if correction is None else correction.id,
+        )
 
 
 def _walk(connection: Connection, kind: Kind) -> Iterator[Any]:
     """All feedback of a kind, whatever it is worth."""
-    columns = (*_COLUMNS, Feedback.number, Feedback.text)
     after = ""
     while True:
-        query = select(*columns).where(Feedback.kind == kind, Feedback.id > after).order_by(Feedback.id)
+        query = select(*_COLUMNS).where(Feedback.kind == kind, Feedback.id > after).order_by(Feedback.id)
         rows = connection.execute(query.limit(AT_ONCE)).all()
         yield from rows
         if len(rows) < AT_ONCE:
@@ -99,15 +161,13 @@ def _walk(connection: Connection, kind: Kind) -> Iterator[Any]:
 def _on(connection: Connection, kind: Kind, completion_ids: Collection[str]) -> Iterator[Any]:
     """All feedback of a kind on the completions; that on each of them in the order of ids."""
     for some in batches(completion_ids):
-        query = select(*_COLUMNS, Feedback.text).where(
-            among(connection, Feedback.completion_id, some), Feedback.kind == kind
-        )
+        query = select(*_COLUMNS).where(among(connection, Feedback.completion_id, some), Feedback.kind == kind)
         yield from connection.execute(query.order_by(Feedback.completion_id, Feedback.id)).all()
 
 
-def _newest_corrections(connection: Connection, completion_ids: Collection[str]) -> dict[tuple[str, Author], str]:
+def _newest_corrections(connection: Connection, completion_ids: Collection[str]) -> dict[tuple[str, Author], Any]:
     """By completion and author."""
-    return {(row.completion_id, _author(row)): row.text for row in _on(connection, "correction", completion_ids)}
+    return {(row.completion_id, _author(row)): row for row in _on(connection, "correction", completion_ids)}
 
 
 def _newest_orders(connection: Connection, rows: Sequence[Any], ranks: Mapping[str, Ranks]) -> set[str]:

@@ -1,0 +1,219 @@
+"""The card of a dataset: where it comes from, how much there is of what, and what was left out.
+
+Owns the numbers and how they are shown. Chooses nothing. Invariant: a card is JSON and goes with the checkpoint, so it
+holds no text of anybody's and no user; it does name labelers, files and policies.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import combinations
+from math import ceil
+from typing import Any, Final, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+
+from honed.server.store.exchange.records import Demonstration, Ranking, Record, Thumb
+from honed.training.configs import Stage
+from honed.training.offers import Candidate
+from honed.training.splits import SPLITS, Split
+
+MAX_SHOWN: Final = 20  # rows of a table in Markdown
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Source(_Frozen):
+    """Where the rows come from. `name`: `store`, a snapshot's id or a file's name. `sha256`: of the file's bytes."""
+
+    kind: Literal["store", "snapshot", "file"]
+    name: str
+    sha256: str | None = None
+
+
+class Counts(_Frozen):
+    """`prompts` are told apart by their prefix keys. Examples without a user are of none."""
+
+    examples: int = 0
+    prompts: int = 0
+    users: int = 0
+
+
+class Lengths(_Frozen):
+    """In characters."""
+
+    min: int
+    median: int
+    p95: int
+    max: int
+
+
+class Pairs(_Frozen):
+    """The pairs of answers that rankings compare. Nothing is learned from those that tie, nor from those of the same
+    text: where such answers have different ranks, `contradictory` counts them."""
+
+    total: int
+    ties: int
+    contradictory: int
+
+
+class Card(_Frozen):
+    """`settings`: of the data, as it was chosen. `created`: of the snapshot. `gone`: examples that the snapshot had
+    and that were erased or denied to training since. `left_out`: reason -> records. `redactions`: kind -> how many were
+    found in the file (the store's texts were redacted when they came in). Other mappings count examples, `sources`
+    answers."""
+
+    id: str
+    stage: Stage
+    source: Source
+    created: AwareDatetime | None = None
+    settings: Mapping[str, Any] = {}
+    splits: Mapping[Split, Counts]
+    prompt_lengths: Lengths | None = None
+    answer_lengths: Lengths | None = None
+    categories: Mapping[str, int] = {}
+    sources: Mapping[str, int] = {}
+    labelers: Mapping[str, int] = {}
+    pairs: Pairs | None = None
+    redactions: Mapping[str, int] = {}
+    left_out: Mapping[str, int] = {}
+    gone: int = 0
+
+    def to_markdown(self) -> str:
+        """For people: a heading and tables."""
+        parts = [f"# Dataset {self.id}", _list(_facts(self)), _splits_table(self.splits)]
+        if self.prompt_lengths is not None:
+            parts.append(_lengths_table({"prompts": self.prompt_lengths, "answers": self.answer_lengths}))
+        tables: tuple[tuple[str, Mapping[str, int]], ...] = (
+            ("Category", self.categories),
+            ("Written by", self.sources),
+            ("Labeler", self.labelers),
+            ("Redacted", self.redactions),
+            ("Left out", self.left_out),
+        )
+        parts += [_counts_table(title, counts) for title, counts in tables if counts]
+        return "\n\n".join(parts) + "\n"
+
+
+def describe(chosen: Sequence[tuple[Candidate, Split]]) -> dict[str, Any]:
+    """The fields of a card that the examples themselves give."""
+    candidates = [candidate for candidate, _ in chosen]
+    answers = [len(text) for candidate in candidates for text in answers_of(candidate.record)]
+    return {
+        "splits": {split: _counts([each for each, of in chosen if of == split]) for split in SPLITS},
+        "prompt_lengths": _lengths([_prompt_length(candidate.record) for candidate in candidates]),
+        "answer_lengths": _lengths(answers),
+        "categories": _most_first(candidate.category for candidate in candidates),
+        "sources": _most_first(writer for candidate in candidates for writer in candidate.writers),
+        "labelers": _most_first(each.labeler for each in candidates if each.labeler is not None),
+        "pairs": _pairs([each.record for each in candidates if isinstance(each.record, Ranking)]),
+    }
+
+
+def answers_of(record: Record) -> tuple[str, ...]:
+    """The texts of a record that a stage learns from."""
+    if isinstance(record, Ranking):
+        return tuple(answer.text for answer in record.answers)
+    return (record.answer,) if isinstance(record, Demonstration | Thumb) else ()
+
+
+def _counts(candidates: Collection[Candidate]) -> Counts:
+    return Counts(
+        examples=len(candidates),
+        prompts=len({candidate.prefix for candidate in candidates}),
+        users=len({candidate.user for candidate in candidates} - {None}),
+    )
+
+
+def _prompt_length(record: Record) -> int:
+    return sum(len(message["content"]) for message in record.prompt)
+
+
+def _lengths(lengths: list[int]) -> Lengths | None:
+    if not lengths:
+        return None
+    lengths.sort()
+    return Lengths(min=lengths[0], median=_quantile(lengths, 0.5), p95=_quantile(lengths, 0.95), max=lengths[-1])
+
+
+def _quantile(ordered: Sequence[int], share: float) -> int:
+    """The smallest value that at least this share of all is not above."""
+    return ordered[max(ceil(share * len(ordered)) - 1, 0)]
+
+
+def _most_first(names: Iterable[str]) -> dict[str, int]:
+    counted = Counter(names)
+    return dict(sorted(counted.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _pairs(rankings: Sequence[Ranking]) -> Pairs | None:
+    if not rankings:
+        return None
+    total = ties = contradictory = 0
+    for ranking in rankings:
+        for one, two in combinations(ranking.answers, 2):
+            total += 1
+            ties += one.rank == two.rank
+            contradictory += one.rank != two.rank and one.text == two.text
+    return Pairs(total=total, ties=ties, contradictory=contradictory)
+
+
+def _facts(card: Card) -> list[str]:
+    source = card.source
+    facts = [f"stage: {card.stage}", f"source: {source.kind}" if source.kind == source.name else _named_source(source)]
+    if card.created is not None:
+        facts.append(f"created: {card.created:%Y-%m-%d %H:%M} UTC")
+    if card.pairs is not None:
+        pairs = card.pairs
+        facts.append(f"pairs: {pairs.total:,}; {pairs.ties:,} tie, {pairs.contradictory:,} are of the same text")
+    if card.gone:
+        facts.append(f"erased or denied to training since: {card.gone:,} examples")
+    return facts
+
+
+def _named_source(source: Source) -> str:
+    digest = "" if source.sha256 is None else f", SHA-256 {source.sha256}"
+    return f"source: {source.kind} {_cell(source.name)}{digest}"
+
+
+def _splits_table(splits: Mapping[Split, Counts]) -> str:
+    rows = [[split, *map(_number, (each.examples, each.prompts, each.users))] for split, each in splits.items()]
+    return _table(["Split", "Examples", "Prompts", "Users"], rows)
+
+
+def _lengths_table(lengths: Mapping[str, Lengths | None]) -> str:
+    rows = [
+        [name, *map(_number, (each.min, each.median, each.p95, each.max))]
+        for name, each in lengths.items()
+        if each is not None
+    ]
+    return _table(["Characters", "Least", "Median", "95 %", "Most"], rows)
+
+
+def _counts_table(title: str, counts: Mapping[str, int]) -> str:
+    rows = [[name, _number(count)] for name, count in counts.items()]
+    if len(rows) > MAX_SHOWN:
+        rest = list(counts.values())[MAX_SHOWN:]
+        rows = [*rows[:MAX_SHOWN], [f"{len(rest)} others", _number(sum(rest))]]
+    return _table([title, "Count"], rows)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join("| " + " | ".join(map(_cell, row)) + " |" for row in (head, rule, *rows))
+
+
+def _list(items: Iterable[str]) -> str:
+    return "\n".join(f"- {item}" for item in items)
+
+
+def _number(value: int) -> str:
+    return f"{value:,}"
+
+
+def _cell(text: str) -> str:
+    """A stranger's text, on one line and within its cell."""
+    return "".join(char if char.isprintable() else " " for char in text).replace("\\", "\\\\").replace("|", "\\|")

@@ -1,0 +1,121 @@
+"""`--dry-run`: what a run would read, take and write, said before anything is.
+
+Owns the account of it in lines; the numbers are `estimates.py`'s, the refusals `preflight.py`'s. Invariant: no weights
+are loaded, and nothing of a run is written. (A model that is not here is fetched to be looked at.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from honed.models.policy import load_tokenizer
+from honed.models.sources import pull
+from honed.training.configs import PPOConfig, RunConfig, SFTConfig, Stage
+from honed.training.datasets import Dataset, load_dataset
+from honed.training.estimates import STATES, Shape, Work, disk, memory, read_shape, seconds, work
+from honed.training.lengths import fit, limits, measured
+from honed.training.machine import Machine, matmul_speed, this_machine
+from honed.training.numbers import amount, duration
+from honed.training.preflight import NOUNS, output_name, preflight, require_output, require_reward_model
+from honed.training.splits import SPLITS
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+_GIB = 2**30
+
+
+def rehearse(configs: Mapping[Stage, RunConfig], *, home: Path, engine: Engine | None) -> list[str]:
+    """Lines about the runs of these settings, one after the other. In a circle of several, later stages start from what
+    earlier ones make: a model of the same size. Raises what would end a run at once: TrainingError, SourceError,
+    PolicyError, StoreError."""
+    lines: list[str] = []
+    for stage, config in configs.items():
+        if len(configs) == 1:
+            require_reward_model(config)
+        name = output_name(config, stage)
+        folder = home / "models" / name
+        has_run = (home / "runs" / name / "run.json").is_file()
+        require_output(name, has_checkpoint=folder.exists(), has_run=has_run, resume=config.resume)
+        lines += [
+            f"{stage}: {config.model} -> {folder}",
+            *(f"  {line}" for line in _account(stage, config, home, engine)),
+        ]
+    return lines
+
+
+def _account(stage: Stage, config: RunConfig, home: Path, engine: Engine | None) -> list[str]:
+    dataset = load_dataset(config, stage, engine)
+    policy, reward_model = pull(config.model, home), _reward_model(config, home)
+    machine = this_machine(config, home)
+    lengths = measured(load_tokenizer(policy), stage, dataset.of("train"))
+    notes = preflight(stage, config, lengths, policy=policy, reward_model=reward_model, machine=machine)
+    shape = read_shape(policy)
+    judge = None if reward_model is None else read_shape(reward_model)
+    kept = fit(lengths, limits(config, shape.context_length)).kept
+    speed = matmul_speed(config, rows=machine.tokens_per_pass, width=shape.hidden, inner=shape.intermediate)
+    return [
+        *_reads(stage, dataset),
+        *_takes(stage, work(config, kept, shape, judge), speed, machine),
+        *_needs(config, shape, judge, machine),
+        *notes,
+    ]
+
+
+def _reads(stage: Stage, dataset: Dataset) -> list[str]:
+    counts = ", ".join(f"{len(dataset.of(split))} for {split}" for split in SPLITS)
+    left_out = ", ".join(f"{count} {reason}" for reason, count in sorted(dataset.card.left_out.items()))
+    return [
+        f"reads {dataset.id}, {NOUNS[stage]} from {dataset.card.source.name}: {counts}",
+        *([f"leaves out: {left_out}"] if left_out else []),
+    ]
+
+
+def _takes(stage: Stage, todo: Work, speed: float, machine: Machine) -> list[str]:
+    """Ranks share the work; whether they multiply as fast together as each does alone depends on the machine."""
+    epoch = "round" if stage == "ppo" else "epoch"
+    epochs = f"{todo.epochs} {epoch}{'' if todo.epochs == 1 else 's'} of {amount(todo.tokens_per_epoch)}"
+    most = "at most " if stage == "ppo" else ""
+    time = duration(seconds(todo, speed * machine.ranks))
+    return [
+        f"trains on {most}{amount(todo.tokens)} tokens: {epochs}",
+        f"takes {todo.steps} steps and about {time}, as {machine.device} multiplies at {amount(speed)}FLOP/s",
+    ]
+
+
+def _needs(config: RunConfig, policy: Shape, reward: Shape | None, machine: Machine) -> list[str]:
+    taken = memory(
+        config,
+        policy,
+        reward,
+        number_bytes=machine.number_bytes,
+        tokens_per_pass=machine.tokens_per_pass,
+        shards=machine.ranks if config.sharding == "full" else 1,
+    )
+    files = disk(config, policy, reward, number_bytes=machine.number_bytes)
+    return [
+        f"needs about {_of(taken, machine.free_memory)} of memory: {_parts(taken)}",
+        f"needs about {_of(files, machine.free_disk)} of disk: {_parts(files)} ({STATES} at once)",
+    ]
+
+
+def _reward_model(config: RunConfig, home: Path) -> Path | None:
+    name = config.reward_model if isinstance(config, SFTConfig | PPOConfig) else None
+    return None if name is None else pull(name, home)
+
+
+def _of(sizes: Mapping[str, int], free: int) -> str:
+    return f"{_size(sum(sizes.values()))} of {_size(free)}"
+
+
+def _parts(sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {_size(size)}" for name, size in sizes.items())
+
+
+def _size(size: int) -> str:
+    """Of some bytes, with two digits or more."""
+    if size < _GIB / 10:
+        return f"{size / 2**20:.2g} MiB"
+    return f"{size / _GIB:.{0 if size >= 10 * _GIB else 1}f} GiB"

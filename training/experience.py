@@ -1,0 +1,122 @@
+"""What the policy did and what came of it: episodes of one round, in the passes that the updates are made of.
+
+A round is cut into minibatches, and each of them into passes (`trees.py`), before anything is computed. The numbers
+that updates are measured by come from the very passes that the updates run, so that the first ratio is exactly 1.
+Invariant: every rank holds all passes of a round; which of them it computes is decided by `Ranks.share`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from honed.training.objectives import gae, kl_rewards, whiten
+from honed.training.trees import Tree, plan
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Of a pass with N answer tokens and A answers, all float32 on the CPU: the score of each answer (A,), and of each
+    token (N,) its log-probability under the policy and under the reference, the policy's entropy there, and the
+    value of the state before it."""
+
+    scores: Tensor
+    logprobs: Tensor
+    reference: Tensor
+    entropy: Tensor
+    values: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """Some trees of a minibatch. `ended`: of each answer, whether it ended by itself."""
+
+    trees: tuple[Tree, ...]
+    ended: tuple[bool, ...]
+
+    @property
+    def lengths(self) -> list[int]:
+        return [len(answer) for tree in self.trees for answer in tree.answers]
+
+
+@dataclass(frozen=True, slots=True)
+class Advantage:
+    """What a pass's tokens (N,) are pushed by: `advantages` whitened over the round, `returns` for the critic."""
+
+    advantages: Tensor
+    returns: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """All episodes of a round, in the order of its passes. (B,) an episode, (B, T) a token, right-padded."""
+
+    mask: Tensor
+    scores: Tensor
+    rewards: Tensor
+    kl: Tensor  # (B,): nats an answer
+    values: Tensor
+    returns: Tensor
+    entropy: Tensor
+    ended: Tensor
+
+    @property
+    def lengths(self) -> Tensor:
+        return self.mask.sum(dim=1)
+
+
+def minibatches(
+    trees: Sequence[Tree], ended: Sequence[Sequence[bool]], count: int, budget: int, ranks: int
+) -> list[list[Pass]]:
+    """The trees, in their order, as `count` minibatches of passes; `ended` is of each tree's answers."""
+    size = len(trees) // count
+    found = []
+    for start in range(0, len(trees), size):
+        own = range(start, start + size)
+        passes = plan([trees[i].num_tokens for i in own], budget, ranks)
+        found.append([_pass([start + i for i in chosen], trees, ended) for chosen in passes])
+    return found
+
+
+def _pass(chosen: Sequence[int], trees: Sequence[Tree], ended: Sequence[Sequence[bool]]) -> Pass:
+    return Pass(tuple(trees[i] for i in chosen), tuple(end for i in chosen for end in ended[i]))
+
+
+def advantages(
+    passes: Sequence[Pass],
+    judged: Sequence[Judgement],
+    *,
+    beta: float,
+    gamma: float,
+    lam: float,
+    missing_eos_penalty: float,
+    whiten_rewards: bool,
+) -> tuple[Round, list[Advantage]]:
+    """Rewards, returns and whitened advantages of a round from all of its passes."""
+    lengths = [length for each in passes for length in each.lengths]
+    mask = torch.arange(max(lengths))[None, :] < torch.tensor(lengths)[:, None]
+    logprobs, reference, values, entropy = (
+        _padded([getattr(each, name) for each in judged], lengths)
+        for name in ("logprobs", "reference", "values", "entropy")
+    )
+    ended = torch.tensor([end for each in passes for end in each.ended])
+    scores = torch.cat([each.scores for each in judged])
+    judged_scores = torch.where(ended, scores, scores - missing_eos_penalty)
+    rewards = kl_rewards(judged_scores, logprobs, reference, mask, beta)
+    if whiten_rewards:
+        rewards = whiten(rewards, mask, shift_mean=False)
+    estimated, returns = gae(rewards, values, mask, gamma, lam)
+    flat = whiten(estimated, mask)[mask], returns[mask]
+    sizes = [sum(each.lengths) for each in passes]
+    parts = [Advantage(*each) for each in zip(*(tensor.split(sizes) for tensor in flat), strict=True)]
+    kl = torch.where(mask, logprobs - reference, 0.0).sum(dim=1)
+    return Round(mask, scores, rewards, kl, values, returns, entropy, ended), parts
+
+
+def _padded(parts: Sequence[Tensor], lengths: Sequence[int]) -> Tensor:
+    """(B, T) of all answers' tokens."""
+    return pad_sequence(list(torch.cat(list(parts)).split(list(lengths))), batch_first=True)

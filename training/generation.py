@@ -1,0 +1,93 @@
+"""Answers from the engine that serves, running on the weights of the model that is trained.
+
+Owns the sizes of that engine and handing the model over to it and back: the two look at attention differently. Each
+answer's noise comes from a seed of its own, so that an answer does not depend on who else is answered, nor on how many
+ranks share the prompts. Invariant: outside of `answer` the model is the trainer's, its attention and its weights plain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel
+
+from honed.models.engine.attention import ATTENTION as ENGINE_ATTENTION
+from honed.models.engine.engine import Engine, EngineConfig
+from honed.models.engine.packing import can_pack, unpack
+from honed.models.engine.sequence import FinishReason, SamplingParams, Sequence
+from honed.training.failures import TrainingError
+from honed.training.forward import ATTENTION
+from honed.training.loading import Loaded
+
+BLOCK_SIZE = 16
+MAX_SEQUENCES = {"cpu": 64, "cuda": 256}
+MAX_BATCH_TOKENS = {"cpu": 512, "cuda": 8192}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`ids` with the token that ended it, where `ended`; else it was cut at the length that was asked for."""
+
+    ids: tuple[int, ...]
+    ended: bool
+
+
+class Generator:
+    """`max_tokens`: of a prompt and its answer together."""
+
+    def __init__(self, loaded: Loaded, *, max_tokens: int) -> None:
+        self._model: PreTrainedModel = loaded.model
+        self._eos_token_ids = loaded.eos_token_ids
+        place = loaded.model.device.type
+        self._config = EngineConfig(
+            num_blocks=MAX_SEQUENCES[place] * -(-max_tokens // BLOCK_SIZE),
+            block_size=BLOCK_SIZE,
+            max_batch_tokens=MAX_BATCH_TOKENS[place],
+            max_sequences=MAX_SEQUENCES[place],
+            pack_weights=can_pack(loaded.model),
+        )
+        self._engine: Engine | None = None
+
+    def answer(
+        self, prompts: Items[tuple[int, ...]], seeds: Items[int], *, max_new_tokens: int, temperature: float
+    ) -> list[Answer]:
+        """An answer to each prompt by the weights of this moment; equal prompts in a row are read once.
+
+        A temperature of 0 is greedy. Raises TrainingError where the model gives numbers that cannot be sampled from.
+        """
+        params = SamplingParams(max_tokens=max_new_tokens, temperature=temperature, stop_token_ids=self._eos_token_ids)
+        sequences: list[Sequence] = []
+        for prompt, seed in zip(prompts, seeds, strict=True):
+            leader = sequences[-1] if sequences and sequences[-1].prompt_ids == prompt else None
+            sequences.append(Sequence(prompt, params, seed, (leader.leader or leader) if leader else None))
+        engine = self._taken_over()
+        try:
+            engine.run(sequences)
+        finally:
+            self._hand_back()
+        if any(sequence.finish_reason == FinishReason.ERROR for sequence in sequences):
+            raise TrainingError("The policy gives numbers that are not finite: lower the learning rate.")
+        return [Answer(tuple(s.output_ids), s.finish_reason == FinishReason.STOP) for s in sequences]
+
+    def _taken_over(self) -> Engine:
+        if self._engine is None:
+            self._engine = Engine(self._model, self._config)
+        else:
+            self._model.set_attn_implementation(ENGINE_ATTENTION)
+            self._engine.renew()
+        return self._engine
+
+    def _hand_back(self) -> None:
+        unpack(self._model)
+        self._model.set_attn_implementation(ATTENTION)
+
+
+def greedy(generator: Generator, prompts: Items[tuple[int, ...]], max_new_tokens: int) -> list[Answer]:
+    """The most probable answers."""
+    return generator.answer(prompts, [0] * len(prompts), max_new_tokens=max_new_tokens, temperature=0.0)
+
+
+def text_of(loaded: Loaded, answer: Answer) -> str:
+    """For people: without special tokens."""
+    return str(loaded.tokenizer.decode(list(answer.ids), skip_special_tokens=True))

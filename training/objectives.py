@@ -1,0 +1,142 @@
+"""The mathematics of the circle as pure functions of tensors: no model, no state, no randomness.
+
+Shapes: B episodes, T tokens of the longest answer, right-padded; `mask` (B, T) is true on an answer's own tokens. A
+value `values[:, t]` is that of the state before token t. All sums are in float32. Losses are sums divided by a count
+that the caller gives, so that accumulation steps and ranks add up to the mean over the whole batch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 (the name that torch's documentation uses)
+
+
+def kl_rewards(scores: Tensor, logprobs: Tensor, reference: Tensor, mask: Tensor, beta: float) -> Tensor:
+    """Rewards (B, T): -beta * (log pi - log pi_ref) at each token, and the score on top at the last one.
+
+    `scores`: (B,). The estimate is k1, detached: inside a reward it is unbiased (Ziegler et al. 2019, equation 2;
+    Ouyang et al. 2022, equation 2).
+    """
+    rewards = torch.where(mask, -beta * (logprobs - reference), 0.0).detach()
+    last = mask.sum(dim=1) - 1
+    rewards[torch.arange(len(scores)), last] += scores
+    return rewards
+
+
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+    """Advantages and returns, both (B, T) and 0 outside the mask (Schulman et al. 2016, equation 16).
+
+    After its last token an episode has no value, ended or cut: the score judges the answer as it stands.
+    """
+    values = torch.where(mask, values, 0.0)
+    following = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
+    deltas = torch.where(mask, rewards + gamma * following - values, 0.0)
+    advantages = torch.zeros_like(deltas)
+    running = torch.zeros_like(deltas[:, 0])
+    for t in reversed(range(deltas.shape[1])):
+        running = deltas[:, t] + gamma * lam * running
+        advantages[:, t] = running
+    return advantages, torch.where(mask, advantages + values, 0.0)
+
+
+def whiten(x: Tensor, mask: Tensor, *, shift_mean: bool = True) -> Tensor:
+    """x (B, T) at a standard deviation of 1, and a mean of 0 unless `shift_mean` is false, over the masked elements.
+
+    The variance is the unbiased one. It must be given the batch of all ranks and all accumulation steps.
+    """
+    chosen = x[mask]
+    mean = chosen.mean()
+    scaled = (x - mean) * torch.rsqrt(chosen.var(correction=min(1, chosen.numel() - 1)) + 1e-8)
+    return torch.where(mask, scaled if shift_mean else scaled + mean, 0.0)
+
+
+def policy_loss(
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip: float, count: Tensor | float
+) -> tuple[Tensor, Tensor]:
+    """PPO's clipped loss (Schulman et al. 2017, equation 7), negated, and which tokens were clipped.
+
+    All of shape (N,): an answer's tokens, without padding. `count`: tokens of the whole batch.
+    """
+    ratio = torch.exp(logprobs - old_logprobs)
+    free = -advantages * ratio
+    clipped = -advantages * ratio.clamp(1.0 - clip, 1.0 + clip)
+    return torch.maximum(free, clipped).sum() / count, (clipped > free).detach()
+
+
+def value_loss(
+    values: Tensor, old_values: Tensor, returns: Tensor, clip: float, count: Tensor | float
+) -> tuple[Tensor, Tensor]:
+    """Half the squared error, a value being held within `clip` of the old one, and which tokens were clipped.
+
+    All of shape (N,), in units of reward. (OpenAI's baselines; Huang et al. 2024, detail 13.)
+    """
+    held = old_values + (values - old_values).clamp(-clip, clip)
+    free, clipped = (values - returns).square(), (held - returns).square()
+    return 0.5 * torch.maximum(free, clipped).sum() / count, (clipped > free).detach()
+
+
+def kl_k1(logprobs: Tensor, reference: Tensor) -> Tensor:
+    """log(pi / pi_ref) of a sampled token: unbiased, of either sign. (Schulman 2020, "Approximating KL Divergence".)"""
+    return logprobs - reference
+
+
+def kl_k3(logprobs: Tensor, reference: Tensor) -> Tensor:
+    """(1 / r) - 1 + log r with r = pi / pi_ref: unbiased, never negative. For logs; its gradient is not the KL's."""
+    log_ratio = reference - logprobs
+    return torch.expm1(log_ratio) - log_ratio
+
+
+def adapted_coefficient(coefficient: float, kl: float, target: float, episodes: int, horizon: int) -> float:
+    """The next KL coefficient: proportional control in the logarithm (Ziegler et al. 2019, section 2.2).
+
+    `kl`: nats an answer, the mean over `episodes`.
+    """
+    error = min(max(kl / target - 1.0, -0.2), 0.2)
+    return coefficient * (1.0 + error * episodes / horizon)
+
+
+def ranked_pairs(ranks: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices (P,) of the winner and the loser of each pair of answers whose ranks (K,) differ; 1 is the best rank."""
+    winners, losers = torch.nonzero(ranks[:, None] < ranks[None, :], as_tuple=True)
+    return winners, losers
+
+
+def rank_margins(ranks: Tensor) -> Tensor:
+    """(P,), in the order of `ranked_pairs`: the places between winner and loser, as a share of all places."""
+    places: Tensor = torch.unique(ranks, return_inverse=True)[1]
+    winners, losers = ranked_pairs(ranks)
+    return (places[losers] - places[winners]) / max(int(places.max()), 1)
+
+
+def grouped_ranking_loss(scores: Tensor, ranks: Tensor, *, margin: bool = False) -> Tensor:
+    """-log sigmoid(r_w - r_l), the mean over all pairs of one prompt's answers that are not tied.
+
+    `scores`, `ranks`: (K,). All C(K, 2) pairs are one element of a batch (Ouyang et al. 2022, equation 1): as pairs of
+    their own, an answer would be seen K - 1 times an epoch and be learned by heart. `margin` is taken from the
+    difference first, as in Llama 2 (arXiv:2307.09288, equation 2).
+    """
+    winners, losers = ranked_pairs(ranks)
+    difference = scores[winners] - scores[losers]
+    if margin:
+        difference = difference - rank_margins(ranks)
+    losses: Tensor = F.softplus(-difference)
+    return losses.mean()
+
+
+def token_logprobs(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> Tensor:
+    """Log-probability (N,) of `ids` (N,) under logits (N, vocabulary) divided by the temperature, in float32."""
+    scaled = logits.float() / temperature
+    return scaled.gather(1, ids[:, None])[:, 0] - scaled.logsumexp(dim=1)
+
+
+def token_entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Entropy (N,) in nats of the distributions that logits (N, vocabulary) divided by the temperature are of."""
+    logs = torch.log_softmax(logits.float() / temperature, dim=1)
+    return -(logs.exp() * logs).sum(dim=1)
+
+
+def explained_variance(values: Tensor, returns: Tensor) -> float:
+    """1 - Var(returns - values) / Var(returns): 1 is a perfect critic, 0 one that knows the mean only."""
+    spread = returns.var(correction=0)
+    return float(1.0 - (returns - values).var(correction=0) / spread) if spread > 0 else 0.0

@@ -1,0 +1,61 @@
+"""One run of one stage: its settings, its data, its folder, and who takes part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from honed.models.checkpoint import Savable
+from honed.models.policy import choose_dtype
+from honed.training.configs import RunConfig
+from honed.training.datasets import Dataset
+from honed.training.distributed import Ranks
+from honed.training.tracking import Tracker
+
+Config = TypeVar("Config", bound=RunConfig)
+
+TOKENS_PER_PASS = {"cpu": 512, "cuda": 4096}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run(Generic[Config]):
+    """`parent`: the folder of the checkpoint that is trained. `start_step`: 0, or that of the state to go on from."""
+
+    config: Config
+    dataset: Dataset
+    parent: Path
+    folder: Path
+    ranks: Ranks
+    tracker: Tracker
+    start_step: int = 0
+    resumed: bool = False
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What is computed in. Raises PolicyError."""
+        return choose_dtype(self.config.dtype, self.ranks.device)
+
+    @property
+    def tokens_per_pass(self) -> int:
+        return self.config.tokens_per_pass or TOKENS_PER_PASS[self.ranks.device.type]
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a stage gives back: a model as it is to be saved, what was measured, and, where it was stopped, why.
+
+    `evaluation` becomes evaluation.json, `samples` samples.jsonl.
+    """
+
+    model: Savable
+    state: dict[str, Tensor] | None  # the weights to save; None: the model's own
+    tokenizer: PreTrainedTokenizerBase
+    metrics: dict[str, float]
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    stopped: str | None = None

@@ -1,0 +1,120 @@
+"""Supervised fine-tuning: demonstrations -> a policy (Ouyang et al. 2022, section 3.5), loss on the answers alone.
+
+The weights of the best epoch become the checkpoint: by the reward of greedy answers to held-out prompts where there is
+a reward model (the loss overfits after one epoch while answers still get better), else by the loss on held-out
+demonstrations, else the last. Packing is exact (`trees.py`): no demonstration sees another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from honed.models.scalar_head import ScalarModel
+from honed.training import dropout
+from honed.training.configs import SFTConfig
+from honed.training.encoding import Encoder
+from honed.training.fitting import Metrics, Objective, Plan, fit
+from honed.training.forward import policy_logits
+from honed.training.generation import Generator, greedy
+from honed.training.groups import demonstrations, prompts
+from honed.training.learner import Best
+from honed.training.loading import Loaded, learner_of, load_model, load_scalar
+from honed.training.objectives import token_logprobs
+from honed.training.run import Run, Trained
+from honed.training.scoring import normalised, score_trees
+from honed.training.showcase import Showcase
+from honed.training.trees import Tree, pack, plan
+from honed.training.weights import whole_state
+
+ANSWER_TOKENS: Final = 128  # of answers that are made to be scored or shown
+SCORED: Final = 64  # prompts
+
+
+def train_sft(run: Run[SFTConfig], reward_folder: Path | None) -> Trained:
+    """Raises TrainingError, PolicyError, and OSError as the disk gives it."""
+    config = run.config
+    loaded = load_model(run.parent, torch.float32, run.ranks.device)
+    reward_model = load_scalar(reward_folder, run.dtype, run.ranks.device) if reward_folder else None
+    encoder = Encoder(loaded.tokenizer, config.max_tokens, config.max_tokens)
+    held_out = run.dataset.of("validation")
+    trees = demonstrations(run.dataset.of("train"), encoder)
+    unseen = demonstrations(held_out, encoder)
+    asked = prompts(held_out, encoder, ANSWER_TOKENS)[:SCORED]
+    hooks = dropout.add(loaded.model, config.dropout)
+    learner = learner_of(loaded.model, config, run.ranks, run.dtype, learning_rate=config.learning_rate)
+    generator = Generator(loaded, max_tokens=config.max_tokens)
+    showcase = Showcase(
+        run.folder,
+        held_out,
+        loaded,
+        generator,
+        max_tokens=config.max_tokens,
+        answer_tokens=ANSWER_TOKENS,
+        reward_model=reward_model,
+    )
+    best = Best(learner.masters)
+
+    def measure(epoch: int) -> Metrics:
+        measured = {}
+        with dropout.off(hooks):
+            if unseen:
+                measured["validation/loss"] = validation_loss(run, loaded, unseen)
+            if reward_model is not None and asked:
+                measured["validation/score"] = _mean_score(run, generator, reward_model, asked)
+            if epoch == 0:
+                showcase.before()
+        if epoch:
+            best.offer(learner.masters, measured.get("validation/score", -measured.get("validation/loss", 0.0)))
+        return measured
+
+    schedule = Plan(
+        epochs=config.epochs, batch_size=config.batch_size, warmup=config.warmup, final=config.final_learning_rate
+    )
+    fit(run, learner, trees, objective(loaded, run.ranks.device), schedule, measure, best.state())
+    learner.publish(best.weights)
+    with dropout.off(hooks):
+        samples = showcase.after()
+    summary = _summary(best, reward_model, is_measured=bool(unseen))
+    return Trained(loaded.model, whole_state(loaded.model), loaded.tokenizer, summary, samples=samples)
+
+
+def objective(loaded: Loaded, device: torch.device) -> Objective[Tree]:
+    """Cross-entropy of the answers' tokens: the mean over the tokens of a batch."""
+
+    def loss(trees: Sequence[Tree], count: float) -> tuple[Tensor, Metrics]:
+        packed = pack(trees, device)
+        logprobs = token_logprobs(policy_logits(loaded.model, packed), packed.target_ids)
+        return -logprobs.sum() / count, {}
+
+    return Objective(tokens=lambda tree: tree.num_tokens, weight=lambda tree: tree.num_answer_tokens, loss=loss)
+
+
+@torch.no_grad()
+def validation_loss(run: Run[SFTConfig], loaded: Loaded, trees: Sequence[Tree]) -> float:
+    """Nats a token of the answers."""
+    loss = objective(loaded, run.ranks.device).loss
+    passes = plan([tree.num_tokens for tree in trees], run.tokens_per_pass, run.ranks.size)
+    total = sum(float(loss([trees[i] for i in chosen], 1.0)[0]) for chosen in run.ranks.share(passes) if chosen)
+    return run.ranks.sum(total)[0] / sum(tree.num_answer_tokens for tree in trees)
+
+
+def _mean_score(
+    run: Run[SFTConfig], generator: Generator, reward_model: ScalarModel, asked: Sequence[tuple[int, ...]]
+) -> float:
+    """The mean reward of greedy answers."""
+    answers = greedy(generator, asked, ANSWER_TOKENS)
+    trees = [Tree(prompt, (answer.ids,)) for prompt, answer in zip(asked, answers, strict=True)]
+    scores = normalised(reward_model, score_trees(reward_model, trees, run.tokens_per_pass))
+    return sum(numbers[0] for numbers in scores) / len(scores)
+
+
+def _summary(best: Best, reward_model: ScalarModel | None, *, is_measured: bool) -> dict[str, float]:
+    """What the weights were chosen by."""
+    if not is_measured:
+        return {}
+    return {"validation/score": float(best.value)} if reward_model else {"validation/loss": -float(best.value)}
