@@ -29,6 +29,7 @@ COPY pyproject.toml README.md LICENSE __init__.py ./
 COPY cli cli
 COPY models models
 COPY server server
+COPY training training
 COPY clients clients
 RUN pip install -c constraints.txt '.[postgres,parquet]'
 

@@ -7,6 +7,7 @@ Invariant: a folder stands under its final name only once every byte of it is on
 dies leaves at most a hidden sibling (`.NAME.HEX.partial`), which nothing reads.
 """
 
+import glob
 import hashlib
 import json
 import os
@@ -85,6 +86,12 @@ def save_checkpoint(
         raise
     _fsync(folder.parent)
     return folder
+
+
+def drop_partial(folder: Path) -> None:
+    """Removes what writes of `folder` that died have left. For whoever alone writes it."""
+    for partial in folder.parent.glob(f".{glob.escape(folder.name)}.{'[0-9a-f]' * 8}.partial"):
+        shutil.rmtree(partial)
 
 
 def read_lineage(folder: Path) -> Lineage | None:

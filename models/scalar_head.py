@@ -53,7 +53,7 @@ class ScalarModel(nn.Module):
     def forward(self, keep: Tensor, **inputs: Any) -> Tensor:
         """Raw numbers (len(keep),) at the places `keep` of a flat batch; `inputs` are the backbone's."""
         hidden = self.backbone(**inputs, use_cache=False).last_hidden_state[0, keep]
-        numbers: Tensor = self.head(hidden.float())[:, 0]
+        numbers: Tensor = self.head(hidden.float())[:, 0].clone()  # a view would lose the hooks of FSDP
         return numbers
 
     def normalised(self, raw: Tensor) -> Tensor:

@@ -90,15 +90,22 @@ def require_target(words: list[str]) -> None:
         assert is_there, f"the Makefile has no {word}"
 
 
-def subcommand(words: list[str]) -> Any:
+def subcommand(words: list[str]) -> tuple[Any, list[str]]:
+    """The command that is named, down to the last name, and what is left of the words."""
     assert words[0] in COMMANDS, f"there is no honed {words[0]}"
-    return COMMANDS[words[0]]
+    found, rest = COMMANDS[words[0]], words[1:]
+    while isinstance(found, TyperGroup) and rest and not rest[0].startswith("-"):
+        inner = found.get_command(typer.Context(found), rest[0])
+        assert inner is not None, f"there is no honed {' '.join(words)}"
+        found, rest = inner, rest[1:]
+    return found, rest
 
 
 def require_honed(words: list[str]) -> None:
     """Raises typer's TyperException for options that are not there and values that are refused; runs nothing."""
     if words != ["--help"]:
-        subcommand(words).make_context(words[0], words[1:])
+        command, rest = subcommand(words)
+        command.make_context(words[0], rest)
 
 
 def require_existing(words: list[str]) -> None:
@@ -107,6 +114,8 @@ def require_existing(words: list[str]) -> None:
         require_target(arguments)
     elif program in ("honed", ".venv/bin/honed"):
         require_honed(arguments)
+    elif program == "torchrun":
+        require_existing(arguments[arguments.index("--no-python") + 1 :])
     elif program == ".venv/bin/python":
         assert (ROOT / arguments[0]).is_file(), f"there is no {arguments[0]}"
     elif program.startswith("benchmarks/"):
@@ -128,6 +137,9 @@ def test_a_command_exists(words: list[str]) -> None:
         "honed nothing",
         "honed serve --nothing",
         "honed serve --port x",
+        "honed train nothing",
+        "honed train sft --nothing",
+        "torchrun --no-python honed train sft --nothing",
         "nothing",
     ],
 )
@@ -154,7 +166,7 @@ def test_commands_in_the_text_exist(path: Path) -> None:
             if words[0] == "make" and len(words) > 1:
                 require_target(words[1:])
             elif words[0] in ("honed", ".venv/bin/honed") and len(words) > 1:
-                parameters = subcommand(words[1:]).params
+                parameters = subcommand(words[1:])[0].params
                 known = {option for each in parameters for option in (*each.opts, *each.secondary_opts)}
                 assert {word for word in words if word.startswith("--")} <= known | {"--help"}, code
 
@@ -191,13 +203,13 @@ def test_links_and_named_files_exist(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (path.parent / target).exists(), f"{path.name} links to {target}"
-    for name in re.findall(r"`((?:models|server|clients|tests|docs|cli)/[\w./-]+)`", text):
+    for name in re.findall(r"`((?:models|server|training|clients|tests|docs|cli)/[\w./-]+)`", text):
         assert (ROOT / name).exists(), f"{path.name} names {name}"
 
 
 def test_the_tree_names_files_that_exist() -> None:
     tree = README.partition("## The tree")[2].partition("\n## ")[0]
-    rooms = ("models", "server", "clients", "cli")
+    rooms = ("models", "server", "training", "clients", "cli")
     on_disk = {path.name for room in rooms for path in (ROOT / room).rglob("*.py")}
     named = set(re.findall(r"\b\w+\.py\b", tree))
     assert len(named) > 10

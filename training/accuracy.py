@@ -43,7 +43,7 @@ class Pair:
 
 def evaluate(some: Sequence[Scored]) -> dict[str, Any]:
     """What goes into evaluation.json. `loss`: the ranking loss, the mean over prompts."""
-    by_prompt = [list(pairs_of(each)) for each in some]
+    by_prompt = [found for each in some if (found := list(pairs_of(each)))]
     pairs = [pair for each in by_prompt for pair in each]
     low, high = interval(by_prompt)
     return {
@@ -56,6 +56,7 @@ def evaluate(some: Sequence[Scored]) -> dict[str, Any]:
         "calibration": calibration(pairs),
         "by_labeler": _by(pairs, lambda pair: [pair.labeler]),
         "by_source": _by(pairs, lambda pair: pair.sources),
+        "by_source_pair": _by(pairs, lambda pair: [" > ".join(map(str, pair.sources))] if all(pair.sources) else []),
         "reward_by_length": [
             [len(answer), number]
             for each in some
@@ -65,11 +66,12 @@ def evaluate(some: Sequence[Scored]) -> dict[str, Any]:
 
 
 def pairs_of(scored: Scored) -> Iterator[Pair]:
-    """The pairs that are not tied."""
+    """The pairs that are not tied, but for those of equal tokens, which no model can tell apart."""
     group = scored.group
+    answers = group.tree.answers
     for i, winner in enumerate(group.ranks):
         for j, loser in enumerate(group.ranks):
-            if winner < loser:
+            if winner < loser and answers[i] != answers[j]:
                 difference = scored.numbers[i] - scored.numbers[j]
                 yield Pair(difference, (group.sources[i], group.sources[j]), group.labeler)
 

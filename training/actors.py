@@ -17,10 +17,10 @@ from torch import Tensor
 from honed.models.scalar_head import ScalarModel
 from honed.training.adapters import without_adapters
 from honed.training.configs import PPOConfig
-from honed.training.experience import Judgement, Pass, minibatches
+from honed.training.experience import NOTHING, Judgement, Pass, minibatches
 from honed.training.fitting import drawn
 from honed.training.forward import policy_logits, scalar_numbers
-from honed.training.generation import Generator
+from honed.training.generation import Generator, generator_of
 from honed.training.learner import Learner
 from honed.training.loading import Loaded, learner_of, load_model, load_scalar
 from honed.training.objectives import token_entropy, token_logprobs
@@ -63,7 +63,7 @@ def assemble(run: Run[PPOConfig], reward_folder: Path) -> Cast:
         critic_learner=learner_of(
             critic, config, ranks, run.dtype, learning_rate=config.value_learning_rate, eps=EPSILON
         ),
-        generator=Generator(policy, max_tokens=config.max_tokens),
+        generator=generator_of(policy, run),
         pretraining=pretraining,
     )
 
@@ -85,9 +85,18 @@ def answer(
     return trees, [[each.ended for each in some] for some in gathered]
 
 
+def judge(run: Run[PPOConfig], cast: Cast, passes: Sequence[Pass]) -> list[Judgement]:
+    """What everybody says of each pass; the ranks share them. `passes`: of one minibatch, so that the first has trees.
+
+    An empty pass runs another's, for nothing: the layers of a model that is shared out need every rank.
+    """
+    own = [(each, _judged(cast, each if each.trees else passes[0], run)) for each in run.ranks.share(passes)]
+    return run.ranks.gather([judged if each.trees else NOTHING for each, judged in own])
+
+
 @torch.no_grad()
-def judge(cast: Cast, each: Pass, temperature: float) -> Judgement:
-    """What everybody says of a pass."""
+def _judged(cast: Cast, each: Pass, run: Run[PPOConfig]) -> Judgement:
+    temperature = run.config.temperature
     model = cast.policy.model
     packed = pack(each.trees, model.device)
     logits = policy_logits(model, packed)
@@ -105,7 +114,7 @@ def measure(run: Run[PPOConfig], cast: Cast, held_out: Sequence[tuple[int, ...]]
         return {}
     trees, ended = answer(run, cast, held_out, HELD_OUT_SAMPLES, ("held out",))
     (passes,) = minibatches(trees, ended, 1, run.tokens_per_pass, run.ranks.size)
-    judged = run.ranks.gather([judge(cast, each, run.config.temperature) for each in run.ranks.share(passes)])
+    judged = judge(run, cast, passes)
     scores = torch.cat([each.scores for each in judged])
     kl = torch.cat([each.logprobs - each.reference for each in judged])
     lengths = [length for each in passes for length in each.lengths]

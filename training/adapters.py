@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from honed.training.failures import TrainingError
 
@@ -32,7 +33,9 @@ def add_adapters(module: nn.Module, *, rank: int, alpha: float, seed: int) -> No
     backbone = getattr(module, "backbone", module)
     torch.manual_seed(seed)
     scale: Any = alpha  # peft takes any number, whatever it is annotated with
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=scale, target_modules="all-linear"), backbone, ADAPTER)
+    is_transposed = any(isinstance(each, Conv1D) for each in backbone.modules())  # GPT-2's layers
+    config = LoraConfig(r=rank, lora_alpha=scale, target_modules="all-linear", fan_in_fan_out=is_transposed)
+    inject_adapter_in_model(config, backbone, ADAPTER)
     for parameter in head.values():
         parameter.requires_grad_(True)
 

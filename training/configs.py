@@ -129,7 +129,7 @@ class PPOConfig(RunConfig):
     pretraining: str | None = Field(None, description="File of texts to keep the language from (PPO-ptx); unset, none.")
     ptx_coefficient: float = Field(27.8, ge=0, description="Weight of the pretraining texts' gradient.")
     ptx_examples: Count = Field(8, description="Pretraining texts an episode.")
-    ptx_tokens: Count = Field(128, description="Tokens of a pretraining text.")
+    ptx_tokens: int = Field(128, ge=2, description="Tokens of a pretraining text.")
     ema: Share = Field(0.992, description="Decay of the averaged weights that become the checkpoint; 0 takes the last.")
     kl_budget: Positive = Field(50.0, description="Nats an answer at which a run is stopped as sick.")
     max_length_growth: Positive = Field(3.0, description="Growth of the answers, as a factor, that stops a run.")

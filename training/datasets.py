@@ -76,15 +76,15 @@ class Dataset:
         return None if self.card.source.kind == "file" else self.id
 
 
-def load_dataset(config: DataConfig, stage: Stage, engine: Engine | None) -> Dataset:
-    """The data that `config.data` names. From the store, a snapshot of it is stored first.
+def load_dataset(config: DataConfig, stage: Stage, engine: Engine | None, *, keep: bool = True) -> Dataset:
+    """The data that `config.data` names. From the store, a snapshot of it is stored first, if it is to be kept.
 
     `engine`: of a store whose tables are there; None where only a file is read. Raises DataError where the data are not
     there, are wrong or too few, and StoreError where the store fails.
     """
     _check_sizes(config)
     if config.data == STORE:
-        return _from_store(config, stage, _required(engine, "`data` is `store`"))
+        return _from_store(config, stage, _required(engine, "`data` is `store`"), keep=keep)
     if _SNAPSHOT_ID.fullmatch(config.data):
         return _from_snapshot(config.data, stage, _required(engine, f"{config.data} is a snapshot"))
     return _from_file(config, stage, Path(config.data))
@@ -98,13 +98,16 @@ def _from_file(config: DataConfig, stage: Stage, path: Path) -> Dataset:
     return _dataset(_id(stage, chosen), stage, chosen, offer, source=source, settings=_settings(config))
 
 
-def _from_store(config: DataConfig, stage: Stage, engine: Engine) -> Dataset:
+def _from_store(config: DataConfig, stage: Stage, engine: Engine, *, keep: bool) -> Dataset:
     for _ in range(ATTEMPTS):
         with reading(engine) as connection:
             hold_still(connection)
             offer = offer_store(connection, stage, config.max_per_user)
         chosen = choose(offer, config, stage)
         _check_splits(chosen, stage, _settings(config), offer.left_out, "the store")
+        source = Source(kind="store", name=STORE)
+        if not keep:
+            return _dataset(_id(stage, chosen), stage, chosen, offer, source=source, settings=_settings(config))
         settings = {**_settings(config), "examples": len(chosen)}
         parts = [Part(*part, split) for candidate, split in chosen for part in candidate.parts]
         try:
@@ -112,7 +115,6 @@ def _from_store(config: DataConfig, stage: Stage, engine: Engine) -> Dataset:
                 stored = write_snapshot(connection, _id(stage, chosen), stage, settings, parts)
         except (IntegrityError, StoreConflictError):  # something was erased since it was read
             continue
-        source = Source(kind="store", name=STORE)
         return _dataset(
             stored.id, stage, chosen, offer, source=source, settings=_settings(config), created=stored.created
         )

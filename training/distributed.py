@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -72,11 +72,19 @@ class Ranks:
                     tensor.copy_(part.view_as(tensor))
 
     def first(self, make: Callable[[], T]) -> T:
-        """What the first rank makes, on all ranks. It must be picklable."""
-        made = [make() if self.is_first else None]
-        if self.size > 1:
-            dist.broadcast_object_list(made)
-        return cast(T, made[0])
+        """What the first rank makes, or raises, on all ranks. It must be picklable."""
+        if self.size == 1:
+            return make()
+        told: list[Any] = [None, None]
+        if self.is_first:
+            try:
+                told[0] = make()
+            except Exception as error:  # whatever it is, it is raised below, where the others hear of it too
+                told[1] = error
+        dist.broadcast_object_list(told)
+        if told[1] is not None:
+            raise told[1]
+        return cast(T, told[0])
 
     def barrier(self) -> None:
         if self.size > 1:
@@ -98,7 +106,11 @@ def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
 
 @contextmanager
 def ranks_of(device: str) -> Iterator[Ranks]:
-    """The ranks that torchrun started, connected for the block; or the one process that there is."""
+    """The ranks that torchrun started, connected for the block; or the one process that there is.
+
+    Inside of another such block its connection is used: torchrun's ranks can be connected once only, since the
+    addresses of the first time stay in their store.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield Ranks(choose_device(device))
@@ -107,6 +119,9 @@ def ranks_of(device: str) -> Iterator[Ranks]:
     place = choose_device(f"cuda:{local}" if device in ("auto", "cuda") and torch.cuda.is_available() else device)
     if place.type == "cuda":
         torch.cuda.set_device(place)
+    if dist.is_initialized():
+        yield Ranks(place, dist.get_rank(), size)
+        return
     dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
     try:
         yield Ranks(place, dist.get_rank(), size)

@@ -47,7 +47,7 @@ def rehearse(configs: Mapping[Stage, RunConfig], *, home: Path, engine: Engine |
 
 
 def _account(stage: Stage, config: RunConfig, home: Path, engine: Engine | None) -> list[str]:
-    dataset = load_dataset(config, stage, engine)
+    dataset = load_dataset(config, stage, engine, keep=False)
     policy, reward_model = pull(config.model, home), _reward_model(config, home)
     machine = this_machine(config, home)
     lengths = measured(load_tokenizer(policy), stage, dataset.of("train"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -29,6 +30,9 @@ class Judgement:
     reference: Tensor
     entropy: Tensor
     values: Tensor
+
+
+NOTHING: Final = Judgement(*(torch.zeros(0) for _ in range(5)))  # of a pass without trees
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,15 @@
 
 Owns the sizes of that engine and handing the model over to it and back: the two look at attention differently. Each
 answer's noise comes from a seed of its own, so that an answer does not depend on who else is answered, nor on how many
-ranks share the prompts. Invariant: outside of `answer` the model is the trainer's, its attention and its weights plain.
+ranks share the prompts. A model that is shared out cannot be stepped by one rank alone: a whole copy stands in for it.
+Invariant: outside of `answer` the model is the trainer's, its attention and its weights plain.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
+from typing import Any
 
 from transformers import PreTrainedModel
 
@@ -18,7 +20,10 @@ from honed.models.engine.packing import can_pack, unpack
 from honed.models.engine.sequence import FinishReason, SamplingParams, Sequence
 from honed.training.failures import TrainingError
 from honed.training.forward import ATTENTION
-from honed.training.loading import Loaded
+from honed.training.loading import Loaded, load_model
+from honed.training.run import Run
+from honed.training.sharding import is_sharded
+from honed.training.weights import copy_whole
 
 BLOCK_SIZE = 16
 MAX_SEQUENCES = {"cpu": 64, "cuda": 256}
@@ -34,18 +39,20 @@ class Answer:
 
 
 class Generator:
-    """`max_tokens`: of a prompt and its answer together."""
+    """`max_tokens`: of a prompt and its answer together. `mirror`: a copy that takes over the weights of `loaded` before
+    it answers; then all ranks have to ask equally often."""
 
-    def __init__(self, loaded: Loaded, *, max_tokens: int) -> None:
-        self._model: PreTrainedModel = loaded.model
+    def __init__(self, loaded: Loaded, *, max_tokens: int, mirror: PreTrainedModel | None = None) -> None:
+        self._trained = loaded.model
+        self._model: PreTrainedModel = loaded.model if mirror is None else mirror
         self._eos_token_ids = loaded.eos_token_ids
-        place = loaded.model.device.type
+        place = self._model.device.type
         self._config = EngineConfig(
             num_blocks=MAX_SEQUENCES[place] * -(-max_tokens // BLOCK_SIZE),
             block_size=BLOCK_SIZE,
             max_batch_tokens=MAX_BATCH_TOKENS[place],
             max_sequences=MAX_SEQUENCES[place],
-            pack_weights=can_pack(loaded.model),
+            pack_weights=can_pack(self._model),
         )
         self._engine: Engine | None = None
 
@@ -71,6 +78,8 @@ class Generator:
         return [Answer(tuple(s.output_ids), s.finish_reason == FinishReason.STOP) for s in sequences]
 
     def _taken_over(self) -> Engine:
+        if self._model is not self._trained:
+            copy_whole(self._trained, self._model)
         if self._engine is None:
             self._engine = Engine(self._model, self._config)
         else:
@@ -81,6 +90,12 @@ class Generator:
     def _hand_back(self) -> None:
         unpack(self._model)
         self._model.set_attn_implementation(ATTENTION)
+
+
+def generator_of(loaded: Loaded, run: Run[Any]) -> Generator:
+    """For a model that is ready to be trained. Raises as `load_model` does."""
+    mirror = load_model(run.parent, run.dtype, run.ranks.device).model if is_sharded(loaded.model) else None
+    return Generator(loaded, max_tokens=run.config.max_tokens, mirror=mirror)
 
 
 def greedy(generator: Generator, prompts: Items[tuple[int, ...]], max_new_tokens: int) -> list[Answer]:

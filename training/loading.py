@@ -49,7 +49,7 @@ def learner_of(
     """Makes a module with float32 weights ready to be trained, as the settings want it."""
     if config.lora:
         add_adapters(module, rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed)
-    if config.sharding == "full":
+    if config.sharding == "full" and ranks.size > 1:
         shard(module, ranks, dtype)
     optimizer = OptimizerConfig(
         learning_rate=learning_rate,

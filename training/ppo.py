@@ -62,6 +62,7 @@ def optimise(run: Run[PPOConfig], cast: Cast) -> Trained:
         reward_model=cast.reward_model,
     )
     average = Average(cast.learner.masters, config.ema)
+    good = {name: each.clone() for name, each in average.weights.items()}  # of the last round that was well
     coefficient = torch.tensor(config.kl_coefficient, dtype=torch.float64)
     watch = Watch(
         kl_budget=config.kl_budget, min_entropy=config.min_entropy, max_length_growth=config.max_length_growth
@@ -70,6 +71,7 @@ def optimise(run: Run[PPOConfig], cast: Cast) -> Trained:
         "policy": cast.learner.state(),
         "critic": cast.critic_learner.state(),
         "average": average.state(),
+        "good": good,
         "coefficient": coefficient,
     }
     if run.start_step:
@@ -82,15 +84,14 @@ def optimise(run: Run[PPOConfig], cast: Cast) -> Trained:
         showcase.before()
         run.tracker.log(0, measure(run, cast, held_out))
     stopped = None
-    good = {name: each.clone() for name, each in average.weights.items()}
     for iteration in range(run.start_step, config.iterations):
         numbers, tokens = _round(run, cast, asked, iteration, float(coefficient))
         run.tracker.log(iteration + 1, numbers, tokens=tokens)
         if (stopped := watch.see(numbers)) is not None:
             break
-        average.update(cast.learner.masters)
-        for name, each in average.weights.items():
+        for name, each in average.weights.items():  # before the update: it is what this round measured
             good[name].copy_(each)
+        average.update(cast.learner.masters)
         if config.kl_target is not None:
             adapted = adapted_coefficient(
                 float(coefficient), numbers["ppo/kl"], config.kl_target, config.batch_size, config.kl_horizon
@@ -100,7 +101,7 @@ def optimise(run: Run[PPOConfig], cast: Cast) -> Trained:
             run.tracker.log(iteration + 1, measure(run, cast, held_out))
         if (iteration + 1) % config.save_every == 0 and iteration + 1 < config.iterations:
             save_state(run.folder, iteration + 1, state, run.ranks)
-    cast.learner.publish(good)
+    cast.learner.publish(good if stopped else average.weights)
     measured = measure(run, cast, held_out)
     run.tracker.log(iteration + 1, measured)
     return Trained(
@@ -127,7 +128,7 @@ def _round(
 
     # 3. Minibatches of passes, and what the judges say of them.
     batches = minibatches(trees, ended, config.minibatches, run.tokens_per_pass, ranks.size)
-    judged = [ranks.gather([judge(cast, each, config.temperature) for each in ranks.share(batch)]) for batch in batches]
+    judged = [judge(run, cast, batch) for batch in batches]
 
     # 4. Rewards and advantages over the whole round.
     seen, pushes = advantages(

@@ -73,8 +73,7 @@ def objective(model: ScalarModel, *, margin: bool) -> Objective[Group]:
 
 def scored(run: Run[RewardConfig], model: ScalarModel, some: Sequence[Group]) -> list[Scored]:
     """The raw numbers of the groups' answers, by all ranks together."""
-    own = run.ranks.share(some)
-    numbers = run.ranks.gather(score_trees(model, [group.tree for group in own], run.tokens_per_pass))
+    numbers = score_trees(model, [group.tree for group in some], run.tokens_per_pass, run.ranks)
     return [Scored(group, tuple(each)) for group, each in zip(some, numbers, strict=True)]
 
 
@@ -83,7 +82,7 @@ def set_scale(run: Run[RewardConfig], model: ScalarModel, encoder: Encoder, trai
     judged = scored(run, model, train[:SCALED_ON])
     every = [number for each in judged for number in each.numbers]
     trees = demonstrations(run.dataset.of("train"), encoder)[:SCALED_ON]
-    shown = [numbers[0] for numbers in score_trees(model, trees, run.tokens_per_pass)]
+    shown = [numbers[0] for numbers in score_trees(model, trees, run.tokens_per_pass, run.ranks)]
     best = [each.numbers[each.group.ranks.index(1)] for each in judged]
     model.set_scale(fmean(shown or best), pstdev(every) or 1.0)
 

@@ -23,7 +23,7 @@ import torch
 from filelock import FileLock, Timeout
 from sqlalchemy import Engine
 
-from honed.models.checkpoint import Lineage, checkpoint_id, new_checkpoint_id, save_checkpoint
+from honed.models.checkpoint import Lineage, checkpoint_id, drop_partial, new_checkpoint_id, save_checkpoint
 from honed.models.policy import load_tokenizer
 from honed.models.sources import pull
 from honed.server.store.database import writing
@@ -96,23 +96,25 @@ def run_all(configs: Mapping[Stage, RunConfig], *, home: Path, engine: Engine | 
     """SFT, then the reward model and then PPO from what SFT made. Resumed, it goes on in the stage that was cut off."""
     results: list[Result] = []
     made: dict[Stage, str] = {}
-    for stage, config in configs.items():
-        changes: dict[str, Any] = {}
-        if stage != "sft":
-            changes["model"] = made["sft"]
-        if stage == "ppo":
-            changes["reward_model"] = made["reward"]
-        config = config.model_copy(update=changes)
-        name = output_name(config, stage)
-        checkpoint = home / "models" / name
-        if config.resume and checkpoint.is_dir():
-            folder = home / "runs" / name
-            results.append(Result(name, checkpoint, folder, summary_lines(folder)))
-        else:
-            goes_on = config.resume and (home / "runs" / name / RUN_FILE).is_file()
-            results.append(run(config.model_copy(update={"resume": goes_on}), home=home, engine=engine, show=show))
-        made[stage] = name
+    with ranks_of(configs["sft"].device):
+        for stage, config in configs.items():
+            config = config.model_copy(update=_made_before(stage, made))
+            name = made[stage] = output_name(config, stage)
+            if config.resume and (home / "models" / name).is_dir():
+                folder = home / "runs" / name
+                results.append(Result(name, home / "models" / name, folder, summary_lines(folder)))
+            else:
+                goes_on = config.resume and (home / "runs" / name / RUN_FILE).is_file()
+                config = config.model_copy(update={"resume": goes_on})
+                results.append(run(config, home=home, engine=engine, show=show))
     return results
+
+
+def _made_before(stage: Stage, made: Mapping[Stage, str]) -> dict[str, str]:
+    """What a stage takes from those before it."""
+    if stage == "sft":
+        return {}
+    return {"model": made["sft"]} | ({"reward_model": made["reward"]} if stage == "ppo" else {})
 
 
 def _prepare(config: RunConfig, home: Path, engine: Engine | None) -> _Prepared:
@@ -130,7 +132,7 @@ def _prepare(config: RunConfig, home: Path, engine: Engine | None) -> _Prepared:
     if config.resume:
         started = json.loads(record.read_bytes())
         require_same_settings(name, started["settings"], config)
-        if started["dataset"]["source"]["kind"] == "store":  # which has grown since
+        if started["dataset"]["source"]["kind"] != "file":  # the store has grown since
             reading = config.model_copy(update={"data": started["dataset"]["id"]})
     dataset = load_dataset(reading, stage, engine)
     if config.resume and dataset.id != started["dataset"]["id"]:
@@ -141,7 +143,8 @@ def _prepare(config: RunConfig, home: Path, engine: Engine | None) -> _Prepared:
     shape = read_shape(parent)
     judge = read_shape(reward_model) if reward_model else None
     limit = limits(config, shape.context_length)
-    steps = work(config, fit(lengths, limit).kept, shape, judge).steps
+    todo = work(config, fit(lengths, limit).kept, shape, judge)
+    steps = config.iterations if isinstance(config, PPOConfig) else todo.steps  # what the run counts
     return _Prepared(
         name=name,
         stage=stage,
@@ -179,10 +182,7 @@ def _train(prepared: _Prepared, ranks: Ranks, engine: Engine | None, *, show: bo
             ),
             prepared.reward_model,
         )
-        if ranks.is_first:
-            _keep(prepared, trained, engine)
-            drop_states(folder)
-            shutil.rmtree(folder / TRAINER_FOLDER, ignore_errors=True)
+        ranks.first(lambda: _keep(prepared, trained, engine))
         record.succeed(trained)
     if ranks.is_first:
         write_report(folder)
@@ -214,7 +214,7 @@ def _trained(run: Run[Any], reward_model: Path | None) -> Trained:
 
 
 def _keep(prepared: _Prepared, trained: Trained, engine: Engine | None) -> None:
-    """Writes the checkpoint, and tells the store of it."""
+    """Writes the checkpoint, tells the store of it, and drops what the run would have gone on from."""
     lineage = Lineage(
         id=new_checkpoint_id(),
         name=prepared.name,
@@ -229,6 +229,7 @@ def _keep(prepared: _Prepared, trained: Trained, engine: Engine | None) -> None:
     _write_lines(prepared.run_folder / "samples.jsonl", trained.samples)
     if trained.evaluation:
         _write(prepared.run_folder / "evaluation.json", trained.evaluation)
+    drop_partial(prepared.checkpoint)
     save_checkpoint(prepared.checkpoint, trained.model, trained.tokenizer, lineage, state_dict=trained.state)
     if engine is not None:
         with writing(engine) as connection:
@@ -244,6 +245,8 @@ def _keep(prepared: _Prepared, trained: Trained, engine: Engine | None) -> None:
                 settings=lineage.settings,
                 metrics=lineage.metrics,
             )
+    drop_states(prepared.run_folder)
+    shutil.rmtree(prepared.run_folder / TRAINER_FOLDER, ignore_errors=True)
 
 
 class _Record:
@@ -305,17 +308,22 @@ class _Record:
 @contextmanager
 def _held(folder: Path, ranks: Ranks) -> Iterator[None]:
     """The run's folder, for this run alone. Raises TrainingError where another process has it."""
-    if not ranks.is_first:
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / _LOCK_FILE)
+
+    def acquire() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise TrainingError(
+                f"The run {folder.name} is going on in another process: wait for it, or end it."
+            ) from None
+
+    ranks.first(acquire)
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise TrainingError(f"The run {folder.name} is going on in another process: wait for it, or end it.") from None
-    with lock:
         yield
+    finally:
+        lock.release()
 
 
 def _start_step(prepared: _Prepared) -> int:

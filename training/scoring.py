@@ -12,6 +12,7 @@ from honed.models.policy import choose_device, choose_dtype, load_tokenizer
 from honed.models.scalar_head import ScalarModel
 from honed.server.store.exchange.reading import Malformed, read
 from honed.server.store.exchange.records import Ranking
+from honed.training.distributed import Ranks
 from honed.training.encoding import Encoder
 from honed.training.failures import TrainingError
 from honed.training.forward import scalar_numbers
@@ -23,15 +24,25 @@ ROWS_AT_ONCE = 64
 
 
 @torch.no_grad()
-def score_trees(model: ScalarModel, trees: Sequence[Tree], tokens_per_pass: int) -> list[list[float]]:
-    """The raw number at the last token of each answer, by tree."""
+def score_trees(
+    model: ScalarModel, trees: Sequence[Tree], tokens_per_pass: int, ranks: Ranks | None = None
+) -> list[list[float]]:
+    """The raw number at the last token of each answer, by tree. `ranks`: who share the work; all get all of it."""
+    ranks = ranks or Ranks(model.device)
+    passes = plan([tree.num_tokens for tree in trees], tokens_per_pass, ranks.size)
+    # An empty pass runs another's, for nothing: the layers of a model that is shared out need every rank.
+    own = [_numbers(model, [trees[i] for i in chosen or passes[0]]) for chosen in ranks.share(passes)]
     found: list[list[float]] = [[] for _ in trees]
-    for chosen in plan([tree.num_tokens for tree in trees], tokens_per_pass):
-        packed = pack([trees[i] for i in chosen], model.device)
-        numbers = iter(scalar_numbers(model, packed, packed.ends).tolist())
+    for chosen, numbers in zip(passes, map(iter, ranks.gather(own)), strict=True):
         for i in chosen:
             found[i] = [next(numbers) for _ in trees[i].answers]
     return found
+
+
+def _numbers(model: ScalarModel, trees: Sequence[Tree]) -> list[float]:
+    packed = pack(trees, model.device)
+    numbers: list[float] = scalar_numbers(model, packed, packed.ends).tolist()
+    return numbers
 
 
 def normalised(model: ScalarModel, raw: Sequence[Sequence[float]]) -> list[list[float]]:

@@ -20,7 +20,7 @@ from honed.training.configs import SFTConfig
 from honed.training.encoding import Encoder
 from honed.training.fitting import Metrics, Objective, Plan, fit
 from honed.training.forward import policy_logits
-from honed.training.generation import Generator, greedy
+from honed.training.generation import Generator, generator_of, greedy
 from honed.training.groups import demonstrations, prompts
 from honed.training.learner import Best
 from honed.training.loading import Loaded, learner_of, load_model, load_scalar
@@ -47,7 +47,7 @@ def train_sft(run: Run[SFTConfig], reward_folder: Path | None) -> Trained:
     asked = prompts(held_out, encoder, ANSWER_TOKENS)[:SCORED]
     hooks = dropout.add(loaded.model, config.dropout)
     learner = learner_of(loaded.model, config, run.ranks, run.dtype, learning_rate=config.learning_rate)
-    generator = Generator(loaded, max_tokens=config.max_tokens)
+    generator = generator_of(loaded, run)
     showcase = Showcase(
         run.folder,
         held_out,
@@ -99,7 +99,10 @@ def validation_loss(run: Run[SFTConfig], loaded: Loaded, trees: Sequence[Tree]) 
     """Nats a token of the answers."""
     loss = objective(loaded, run.ranks.device).loss
     passes = plan([tree.num_tokens for tree in trees], run.tokens_per_pass, run.ranks.size)
-    total = sum(float(loss([trees[i] for i in chosen], 1.0)[0]) for chosen in run.ranks.share(passes) if chosen)
+    own = run.ranks.share(passes)
+    # An empty pass runs another's, for nothing: the layers of a model that is shared out need every rank.
+    losses = [float(loss([trees[i] for i in chosen or passes[0]], 1.0)[0]) for chosen in own]
+    total = sum(each for each, chosen in zip(losses, own, strict=True) if chosen)
     return run.ranks.sum(total)[0] / sum(tree.num_answer_tokens for tree in trees)
 
 

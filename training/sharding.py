@@ -13,18 +13,28 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from honed.models.scalar_head import ScalarModel
 from honed.training.distributed import Ranks
 
 
 def shard(module: nn.Module, ranks: Ranks, dtype: torch.dtype) -> None:
     """Shares `module`, whose weights are float32, out over the ranks, in place."""
     mesh = init_device_mesh(ranks.device.type, (ranks.size,))
-    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    for part in [*_blocks(module), module]:
-        fully_shard(part, mesh=mesh, mp_policy=policy)
+
+    def share_out(part: nn.Module, number: torch.dtype) -> None:
+        policy = MixedPrecisionPolicy(param_dtype=number, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        # Let go always: what stayed gathered would be used again after the weights were changed.
+        fully_shard(part, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+
+    for block in _blocks(module):
+        share_out(block, dtype)
+    if isinstance(module, ScalarModel):
+        share_out(module.head, torch.float32)
+    share_out(module, dtype)
     for part in module.modules():
         if isinstance(part, FSDPModule):
             part.set_gradient_divide_factor(1.0)
+            part.set_force_sum_reduction_for_comms(True)  # else it multiplies on the way, which gloo cannot
 
 
 def is_sharded(module: nn.Module) -> bool:

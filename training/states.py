@@ -62,7 +62,10 @@ def drop_states(folder: Path) -> None:
 
 
 def _found(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("state-*") if path.is_dir() and _NAME.fullmatch(path.name))
+    """The states, oldest first: by number, since a name can have more digits than it is filled up to."""
+    paths = (path for path in folder.glob("state-*") if path.is_dir())
+    numbered = [(int(match[1]), path) for path in paths if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(numbered)]
 
 
 @contextmanager

@@ -1,0 +1,124 @@
+"""Two processes that torchrun started, whole models on both or one shared out, against one process: the same curves,
+the same checkpoints, and each goes on from a state of the other. On CPUs, which talk by gloo."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import toy_runs
+from toy_runs import begin, curve, make_home, record, train, typed, weights
+
+from honed.models.policy import load_policy
+from honed.training.configs import RunConfig
+
+SCRIPT = Path(__file__).with_name("torchrun_script.py")
+STAGES = ("sft", "reward", "ppo")
+CROSSED = (("sft", "none"), ("reward", "full"), ("ppo", "full"))  # what goes on with another number of ranks
+CUT = 3  # a step after which a state was written and another one was not
+
+Command = tuple[RunConfig, int | None]  # and the step after which it is cut off
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All runs: `STAGE-one`, by one process; `STAGE-none` and `STAGE-full`, by two; `STAGE-by-one` and `STAGE-by-two`,
+    begun by the other and ended by these."""
+    home = make_home(tmp_path_factory.mktemp("home"))
+    train(home, toy_runs.reward(home, output="judge"))
+    settings = {stage: getattr(toy_runs, stage)(home) for stage in STAGES}
+    for stage, config in settings.items():
+        train(home, config.model_copy(update={"output": f"{stage}-one"}))
+    commands: list[Command] = [(settings["sft"].model_copy(update={"output": "sft-one"}), None)]  # which is refused
+    commands += [
+        (config.model_copy(update={"output": f"{stage}-{sharding}", "sharding": sharding}), None)
+        for stage, config in settings.items()
+        for sharding in ("none", "full")
+    ]
+    last = []
+    for stage, sharding in CROSSED:
+        by_one, by_two = (
+            settings[stage].model_copy(update={"output": f"{stage}-by-{by}", "sharding": sharding})
+            for by in ("one", "two")
+        )
+        begin(home, by_two, CUT)
+        commands += [(by_one, CUT), (by_two.model_copy(update={"resume": True}), None)]
+        last.append(by_one.model_copy(update={"resume": True}))
+    start(home, commands)
+    for config in last:
+        train(home, config)
+    return home
+
+
+def start(home: Path, commands: Sequence[Command]) -> None:
+    """Two ranks that run all commands; what they print goes into `out` and `err`."""
+    file = home / "commands.json"
+    file.write_text(json.dumps([[typed(config), step] for config, step in commands]))
+    torchrun = [str(Path(sys.executable).with_name("torchrun")), "--standalone", "--nproc-per-node", "2"]
+    process = subprocess.Popen(
+        [*torchrun, str(SCRIPT), str(file)],
+        env=os.environ | {"HONED_HOME": str(home), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        out, err = process.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # which it hands on to the ranks
+        out, err = process.communicate()
+        err += "The ranks wait for each other."
+    assert process.returncode == 0, err
+    (home / "out").write_text(out)
+    (home / "err").write_text(err)
+
+
+@pytest.mark.parametrize("sharding", ["none", "full"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_ranks_measure_what_one_process_measures(home: Path, stage: str, sharding: str) -> None:
+    assert_same_curve(home, stage, f"{stage}-{sharding}")
+
+
+@pytest.mark.parametrize("ended", ["by-one", "by-two"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_another_number_of_ranks_goes_on(home: Path, stage: str, ended: str) -> None:
+    assert_same_curve(home, stage, f"{stage}-{ended}")
+
+
+def assert_same_curve(home: Path, stage: str, name: str) -> None:
+    alone, shared = curve(home, f"{stage}-one"), curve(home, name)
+    assert [line.keys() for line in shared] == [line.keys() for line in alone]
+    for ours, theirs in zip(shared, alone, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize("how", ["none", "full", "by-one", "by-two"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_ranks_save_what_one_process_saves(home: Path, stage: str, how: str) -> None:
+    alone, shared = weights(home, f"{stage}-one"), weights(home, f"{stage}-{how}")
+    assert alone.keys() == shared.keys()
+    for name in alone:
+        # A ranking says nothing of the bias, whose gradient is rounding alone, and the mean moves with it.
+        if not name.endswith(("head.bias", "/mean")):
+            assert shared[name].numpy() == pytest.approx(alone[name].numpy(), abs=1e-4)
+    assert record(home, f"{stage}-{how}")["status"] == "succeeded"
+
+
+def test_a_model_that_was_shared_out_is_served_as_any_other(home: Path) -> None:
+    policies = [load_policy(home / "models" / name, device="cpu").model for name in ("tiny", "sft-full")]
+    assert policies[0].config.architectures == policies[1].config.architectures
+    assert type(policies[0]) is type(policies[1])
+
+
+def test_the_first_rank_speaks_for_all(home: Path) -> None:
+    printed = (home / "out").read_text().split()
+    assert printed == [
+        *(str(home / "models" / f"{stage}-{sharding}") for stage in STAGES for sharding in ("none", "full")),
+        *(str(home / "models" / f"{stage}-by-two") for stage in STAGES),
+    ]
+    assert (home / "err").read_text().count("honed: There is a checkpoint sft-one already") == 1

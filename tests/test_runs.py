@@ -1,0 +1,203 @@
+"""A run from its settings to its checkpoint: what is refused before a weight is loaded, what is written down however it
+ends, and what the store is told."""
+
+from __future__ import annotations
+
+import errno
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toy_runs
+from exchanged import put_in
+from filelock import FileLock
+from sqlalchemy import Engine, select
+from toy_runs import begin, curve, make_home, record, train, weights
+from transformers import PreTrainedModel
+
+from honed.models.checkpoint import read_lineage
+from honed.models.sources import SourceError
+from honed.server.store.database import reading
+from honed.server.store.exchange.files import read_rows
+from honed.server.store.tables import Checkpoint, Snapshot
+from honed.training import loading, sft
+from honed.training.configs import RunConfig, SFTConfig
+from honed.training.failures import TrainingError
+from honed.training.run import Run
+from honed.training.runs import run
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return make_home(tmp_path)
+
+
+@pytest.fixture
+def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever loads weights fails."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("weights are loaded")
+
+    for name in ("load_policy", "load_scalar_model"):
+        monkeypatch.setattr(loading, name, refuse)
+
+
+def folders(home: Path) -> set[str]:
+    """All that is in models/, hidden or not."""
+    return {each.name for each in (home / "models").iterdir()}
+
+
+@pytest.mark.usefixtures("no_weights")
+@pytest.mark.parametrize(
+    ("stage", "changes", "said"),
+    [
+        ("sft", {"output": "tiny"}, "There is a checkpoint tiny already, and none is ever changed"),
+        ("sft", {"output": "taken"}, "There is a run taken already: --resume goes on with it"),
+        ("sft", {"output": "new", "resume": True}, "There is no run new to go on with: leave --resume out"),
+        ("sft", {"data": "nowhere.jsonl"}, "nowhere.jsonl cannot be read"),
+        ("sft", {"max_tokens": 1}, "None of the 9 demonstrations leaves room for an answer"),
+        ("reward", {"data": "demonstrations"}, "holds demonstrations, but reward reads rankings"),
+        ("ppo", {"reward_model": None}, "PPO needs a reward model: name one with --reward-model"),
+        ("ppo", {"reward_model": "tiny"}, "tiny is a checkpoint of the stage source, and no reward model"),
+    ],
+)
+def test_what_can_be_known_before_is_refused_before(
+    home: Path, stage: str, changes: dict[str, Any], said: str
+) -> None:
+    taken = home / "runs" / "taken"
+    taken.mkdir(parents=True)
+    (taken / "run.json").write_text("{}")
+    if changes.get("data") == "demonstrations":
+        changes = {"data": str(home / "demonstrations.jsonl")}
+    before = folders(home)
+    with pytest.raises(TrainingError, match=said):
+        train(home, getattr(toy_runs, stage)(home, **changes))
+    assert folders(home) == before
+    assert [each.name for each in (home / "runs").iterdir()] == ["taken"]
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_a_model_that_is_not_there_is_refused_before(home: Path) -> None:
+    with pytest.raises(SourceError):
+        train(home, toy_runs.sft(home, model=str(home / "models" / "none")))
+    assert not (home / "runs").exists()
+
+
+def test_a_run_that_goes_on_elsewhere_is_left_alone(home: Path, request: pytest.FixtureRequest) -> None:
+    config = toy_runs.sft(home, output="busy")
+    begin(home, config, 3)
+    before = record(home, "busy")
+    request.getfixturevalue("no_weights")
+    with FileLock(home / "runs" / "busy" / ".lock"), pytest.raises(TrainingError, match="going on in another process"):
+        train(home, config.model_copy(update={"resume": True}))
+    assert record(home, "busy") == before
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no luck"), KeyboardInterrupt()])
+def test_a_run_that_fails_says_why_and_can_be_gone_on_from(
+    home: Path, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = toy_runs.sft(home, output="failed")
+
+    def fail(at: Run[SFTConfig], *_: object) -> None:
+        at.tracker.log(1, {"train/loss": 1.0})
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sft, "train_sft", fail)
+        with pytest.raises(type(error)):
+            train(home, config)
+    facts = record(home, "failed")
+    assert facts["status"] == "failed"
+    assert facts["reason"] == f"{type(error).__name__}: {error}"
+    assert datetime.fromisoformat(facts["started"]) <= datetime.fromisoformat(facts["finished"]) <= datetime.now(UTC)
+    assert facts["checkpoint"] is None
+    assert len(curve(home, "failed")) == 1
+    assert folders(home) == {"tiny"}
+    train(home, config.model_copy(update={"resume": True}))
+    assert record(home, "failed")["status"] == "succeeded"
+    assert record(home, "failed")["reason"] is None
+
+
+def test_a_full_disk_leaves_no_half_of_a_checkpoint(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = toy_runs.sft(home, output="full")
+
+    def fill(_: PreTrainedModel, folder: Path, **__: object) -> None:
+        (folder / "model.safetensors").write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PreTrainedModel, "save_pretrained", fill)
+        with pytest.raises(OSError, match="No space left on device"):
+            train(home, config)
+    assert folders(home) == {"tiny"}
+    assert record(home, "full")["status"] == "failed"
+    assert "No space left on device" in record(home, "full")["reason"]
+    assert list((home / "runs" / "full").glob("state-*")), "its states stay until there is a checkpoint"
+
+    train(home, config.model_copy(update={"resume": True}))
+    train(home, config.model_copy(update={"output": "alone"}))
+    assert not list((home / "runs" / "full").glob("state-*"))
+    ours, theirs = weights(home, "full"), weights(home, "alone")
+    assert all(bool((ours[name] == theirs[name]).all()) for name in theirs)
+
+
+def test_a_full_disk_in_mid_run_leaves_the_state_before(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second state cannot be put into place."""
+    config = toy_runs.sft(home, output="full")
+    rename = Path.rename
+
+    def refuse(path: Path, to: Any) -> Path:
+        if Path(to).name == "state-000004":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return rename(path, to)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", refuse)
+        with pytest.raises(OSError, match="No space left on device"):
+            train(home, config)
+    assert [each.name for each in (home / "runs" / "full").glob("state-*")] == ["state-000002"]
+    train(home, config.model_copy(update={"resume": True}))
+    assert [line["step"] for line in curve(home, "full")] == [0, 1, 2, 3, 3, 4, 5, 6, 6]
+
+
+def test_a_run_that_is_stopped_as_sick_says_so_and_keeps_a_checkpoint(home: Path) -> None:
+    train(home, toy_runs.reward(home, output="judge"))
+    result = train(home, toy_runs.ppo(home, output="sick", kl_budget=1e-6, kl_target=None))
+    facts = record(home, "sick")
+    assert facts["status"] == "stopped"
+    assert "is over the budget of 1e-06" in facts["reason"]
+    assert any(facts["reason"] in line for line in (result.run_folder / "report.html").read_text().splitlines())
+    # The first round is the policy of the start, which is well; what it was made into is not.
+    ours, start = weights(home, "sick"), weights(home, "tiny")
+    assert all(bool((ours[name] == start[name]).all()) for name in start)
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward"])
+def test_the_store_is_told_of_a_checkpoint_and_of_what_it_was_trained_on(
+    store: Engine, home: Path, stage: str
+) -> None:
+    own: RunConfig = getattr(toy_runs, stage)(home, output="new")
+    put_in(store, home, (row for _, row in read_rows(Path(own.data)) if isinstance(row, dict)))
+    result = run(own.model_copy(update={"data": "store"}), home=home, engine=store, show=False)
+    lineage, parent = read_lineage(result.folder), read_lineage(home / "models" / "tiny")
+    assert lineage is not None
+    assert parent is not None
+    with reading(store) as connection:
+        (row,) = connection.execute(select(Checkpoint.__table__)).mappings()
+        snapshots = list(connection.execute(select(Snapshot.id)).scalars())
+    assert snapshots == [lineage.dataset]
+    assert (row["id"], row["name"], row["stage"], row["parent_id"]) == (lineage.id, "new", stage, parent.id)
+    assert row["snapshot_id"] == lineage.dataset == record(home, "new")["dataset"]["id"]
+    assert Path(row["folder"]) == result.folder
+    assert row["settings"] == lineage.settings == record(home, "new")["settings"]
+    assert row["metrics"] == lineage.metrics == record(home, "new")["summary"]
+
+
+def test_a_checkpoint_of_a_file_has_no_snapshot(store: Engine, home: Path) -> None:
+    run(toy_runs.sft(home, output="new"), home=home, engine=store, show=False)
+    with reading(store) as connection:
+        (row,) = connection.execute(select(Checkpoint.__table__)).mappings()
+    assert row["snapshot_id"] is None
