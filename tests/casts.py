@@ -75,7 +75,7 @@ def cast_of(
     """The learners of the policy and of the critic once more, as what they are."""
     dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
     policy, reference = (_loaded(architecture) for _ in range(2))
-    reward_model, critic = (_scalar(architecture, seed) for seed in (1, 1))
+    reward_model, critic = (_scalar(architecture) for _ in range(2))  # of the same weights
     for module in (reference.model, reward_model.backbone):
         _round(module, dtype)
     if config.lora:
@@ -105,10 +105,10 @@ def _loaded(architecture: Architecture) -> Loaded:
     return Loaded(model, tiny_tokenizer(), frozenset({EOS}))
 
 
-def _scalar(architecture: Architecture, seed: int) -> ScalarModel:
-    model = ScalarModel(tiny_model(architecture, seed=seed).base_model)
+def _scalar(architecture: Architecture) -> ScalarModel:
+    model = ScalarModel(tiny_model(architecture, seed=1).base_model)
     model.backbone.set_attn_implementation("sdpa")
-    model.draw_head(seed)
+    model.draw_head(1)
     model.set_scale(0.5, 2.0)
     return model.eval()
 

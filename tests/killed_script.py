@@ -11,32 +11,33 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.utils import logging  # noqa: F401  loaded once, before the forks
 
 from honed.cli import app
-from honed.models import checkpoint
-from honed.training import ppo, reward, runs, sft, tracking  # noqa: F401  the same
+from honed.training.tracking import Tracker
 
 MORE_LINES = 3  # that a run may write before it waits for its end, however late this process looks
 
-log = tracking.Tracker.log
+log = Tracker.log
 rename = Path.rename
 
 
 def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("error")  # as in the tests
+    for name in ("runs", "sft", "reward", "ppo"):  # once, and not in every fork
+        import_module(f"honed.training.{name}")
     for arguments, where in json.loads(Path(sys.argv[1]).read_bytes()):
         output = arguments[arguments.index("--output") + 1]
         metrics = Path(os.environ["HONED_HOME"]) / "runs" / output / "metrics.jsonl"
         if child := os.fork():
             watch(child, metrics, where)
         else:
-            wait_before_end(metrics, where)
+            wait_for_end(metrics, where)
             app(arguments)
 
 
@@ -45,16 +46,16 @@ def watch(child: int, metrics: Path, where: int | str) -> None:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended and where == "save" and os.WIFSIGNALED(status):
             return
-        assert not ended, f"{metrics} was not to end with {status}"
+        assert not ended, f"{metrics.parent.name} ended before it was to be killed, with {status}"
         time.sleep(0.001)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
 
 
-def wait_before_end(metrics: Path, where: int | str) -> None:
+def wait_for_end(metrics: Path, where: int | str) -> None:
     """In the child."""
 
-    def log_or_wait(tracker: tracking.Tracker, step: int, numbers: Mapping[str, float], *, tokens: int = 0) -> None:
+    def log_or_wait(tracker: Tracker, step: int, numbers: Mapping[str, float], *, tokens: int = 0) -> None:
         if where != "save" and lines(metrics) >= int(where) + MORE_LINES:
             signal.pause()
         log(tracker, step, numbers, tokens=tokens)
@@ -64,8 +65,7 @@ def wait_before_end(metrics: Path, where: int | str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return rename(path, to)
 
-    tracking.Tracker.log = log_or_wait  # type: ignore[method-assign]  # in a fork that is about to be killed
-    checkpoint.Path.rename = rename_or_end  # type: ignore[attr-defined, method-assign]  # the same
+    Tracker.log, Path.rename = log_or_wait, rename_or_end
 
 
 def lines(path: Path) -> int:

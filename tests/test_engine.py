@@ -125,7 +125,6 @@ def test_a_renewed_engine_answers_as_a_fresh_one_and_knows_no_prefix(pack_weight
     prompt = prompts(1, seed=3)[0] * 3
     engine = small_engine(model, pack_weights=pack_weights)
     old = ids(engine.run([greedy(prompt)])[0])
-    unpack(model)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -153,7 +153,7 @@ def test_seconds() -> None:
     [(4, 4 + 4 + 8), (2, 2 + 2 + 4 + 4 + 8)],  # weights, gradients, (masters and theirs,) moments
 )
 def test_memory_of_all_weights(number_bytes: int, bytes_a_parameter: int) -> None:
-    parts = memory(SFTConfig(), POLICY, None, number_bytes=number_bytes, tokens_per_pass=0)
+    parts = memory(RewardConfig(), POLICY, None, number_bytes=number_bytes, tokens_per_pass=0)
     assert parts == {"policy": 1000 * bytes_a_parameter, "passes": 0}
 
 
@@ -169,12 +169,14 @@ def test_memory_of_other_models() -> None:
         return memory(config, POLICY, JUDGE, number_bytes=2, tokens_per_pass=0, shards=shards)
 
     assert parts(DPOConfig()) == {"policy": 20000, "reference": 2000, "passes": 0}
-    assert parts(SFTConfig(reward_model="judge")) == {"policy": 20000, "reward model": 800, "passes": 0}
-    ppo = {"policy": 20000, "reference": 2000, "reward model": 800, "value network": 8000, "averaged weights": 4000}
-    assert parts(PPOConfig()) == ppo | {"passes": 0}
-    assert parts(PPOConfig(), shards=4) == {name: size // 4 for name, size in ppo.items()} | {"passes": 0}
-    del ppo["averaged weights"]
-    assert parts(PPOConfig(ema=0)) == ppo | {"passes": 0}
+    best = {"policy": 20000, "copies of weights": 4000, "passes": 0}
+    assert parts(SFTConfig()) == best
+    assert parts(SFTConfig(reward_model="judge")) == best | {"reward model": 800}
+    shared = {"policy": 20000, "value network": 8000, "copies of weights": 2 * 4000}
+    whole = {"reference": 2000, "reward model": 800}
+    assert parts(PPOConfig()) == shared | whole | {"passes": 0}
+    sharded = {name: size // 4 for name, size in shared.items()} | whole | {"policy to sample from": 2000}
+    assert parts(PPOConfig(), shards=4) == sharded | {"passes": 0}
 
 
 def test_memory_of_a_pass() -> None:
@@ -209,7 +211,6 @@ def test_disk_of_what_is_written() -> None:
     def parts(config: RunConfig) -> dict[str, int]:
         return disk(config, POLICY, JUDGE, number_bytes=2)
 
-    assert parts(SFTConfig()) == {"checkpoint": 2000, "states": 2 * 12 * 1000}
-    assert parts(SFTConfig(lora=True))["states"] == 2 * 12 * 16 * 48
-    assert parts(PPOConfig())["states"] == 2 * (12 * 1000 + 12 * 400 + 4 * 1000)
-    assert parts(PPOConfig(ema=0))["states"] == 2 * (12 * 1000 + 12 * 400)
+    assert parts(RewardConfig()) == {"checkpoint": 2000, "states": 2 * 12 * 1000}
+    assert parts(SFTConfig(lora=True))["states"] == 2 * (12 + 4) * 16 * 48
+    assert parts(PPOConfig())["states"] == 2 * ((12 + 2 * 4) * 1000 + 12 * 400)

@@ -104,6 +104,15 @@ def test_updates_too_small_for_bfloat16_are_not_lost() -> None:
     assert bias < 1.0
 
 
+def test_masters_start_from_the_weights_before_they_were_rounded() -> None:
+    module = Numbers()
+    with torch.no_grad():
+        module.bias.fill_(0.3)
+    learner = learner_of(module, torch.bfloat16)
+    assert torch.equal(learner.masters["bias"], torch.full((3,), 0.3))
+    assert torch.equal(module.bias, torch.full((3,), 0.3).bfloat16())
+
+
 def test_in_float32_the_parameters_are_the_masters() -> None:
     learner = learner_of(Numbers())
     assert all(learner.masters[name] is each for name, each in learner.module.named_parameters())

@@ -12,7 +12,7 @@ import pytest
 from fakes import save_tiny_policy, tiny_tokenizer
 
 from honed.training import preflight as checks
-from honed.training.configs import DPOConfig, PPOConfig, RunConfig, SFTConfig
+from honed.training.configs import DPOConfig, PPOConfig, RewardConfig, RunConfig, SFTConfig
 from honed.training.estimates import Shape, disk, memory
 from honed.training.failures import TrainingError
 from honed.training.lengths import Fitted, Length, Limits, fit
@@ -282,7 +282,7 @@ def test_memory_that_is_surely_too_small_is_refused() -> None:
     assert "--tokens-per-pass" in note
     assert len(check_room(config, SHAPE, None, replace(MACHINE, free_memory=least))) == 1
     message = refusal(check_room, config, SHAPE, None, replace(MACHINE, free_memory=least - 1))
-    assert message.startswith("Too little memory: policy (0.0 GiB) need")
+    assert message.startswith("Too little memory: policy (0.0 GiB), copies of weights (0.0 GiB) need")
     assert "train adapters (--lora), take a smaller model" in message
 
 
@@ -292,10 +292,10 @@ def test_adapters_are_no_advice_to_who_has_them() -> None:
 
 
 def test_a_model_that_is_shared_out_needs_its_share() -> None:
-    whole = memory(SFTConfig(), SHAPE, None, number_bytes=4, tokens_per_pass=64)["policy"]
+    whole = memory(RewardConfig(), SHAPE, None, number_bytes=4, tokens_per_pass=64)["policy"]
     machine = replace(MACHINE, free_memory=whole // 2 + 1, ranks=2)
-    check_room(SFTConfig(sharding="full"), SHAPE, None, machine)
-    assert "Too little memory" in refusal(check_room, SFTConfig(), SHAPE, None, machine)
+    check_room(RewardConfig(sharding="full"), SHAPE, None, machine)
+    assert "Too little memory" in refusal(check_room, RewardConfig(), SHAPE, None, machine)
 
 
 def test_a_disk_that_is_too_full_is_refused() -> None:

@@ -40,6 +40,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for stage, config in settings.items()
         for sharding in ("none", "full")
     ]
+    adapters = settings["sft"].model_copy(update={"lora": True, "output": "adapters-one"})
+    train(home, adapters)
+    commands += [
+        (adapters.model_copy(update={"sharding": "full", "output": "adapters-full"}), None),
+        (settings["reward"].model_copy(update={"sharding": "full", "dtype": "bfloat16", "output": "bfloat16"}), None),
+    ]
     last = []
     for stage, sharding in CROSSED:
         by_one, by_two = (
@@ -90,6 +96,15 @@ def test_another_number_of_ranks_goes_on(home: Path, stage: str, ended: str) -> 
     assert_same_curve(home, stage, f"{stage}-{ended}")
 
 
+def test_adapters_of_a_model_that_is_shared_out_learn_the_same(home: Path) -> None:
+    assert_same_curve(home, "adapters", "adapters-full")
+
+
+def test_a_model_that_is_shared_out_computes_in_bfloat16(home: Path) -> None:
+    losses = [[line["train/loss"] for line in curve(home, name)[1:3]] for name in ("bfloat16", "reward-one")]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
 def assert_same_curve(home: Path, stage: str, name: str) -> None:
     alone, shared = curve(home, f"{stage}-one"), curve(home, name)
     assert [line.keys() for line in shared] == [line.keys() for line in alone]
@@ -119,6 +134,7 @@ def test_the_first_rank_speaks_for_all(home: Path) -> None:
     printed = (home / "out").read_text().split()
     assert printed == [
         *(str(home / "models" / f"{stage}-{sharding}") for stage in STAGES for sharding in ("none", "full")),
+        *(str(home / "models" / name) for name in ("adapters-full", "bfloat16")),
         *(str(home / "models" / f"{stage}-by-two") for stage in STAGES),
     ]
     assert (home / "err").read_text().count("honed: There is a checkpoint sft-one already") == 1

@@ -80,12 +80,37 @@ def test_a_run_that_was_killed_twice_ends_as_one_left_alone(home: Path, stage: s
     assert not list((home / "runs" / name).glob(".*.partial"))
 
 
+@pytest.mark.parametrize("stage", ["sft", "ppo"])
+def test_masters_of_their_own_are_gone_on_from(tmp_path: Path, stage: str) -> None:
+    """What computes in bfloat16 is not what learns."""
+    home = make_home(tmp_path)
+    train(home, toy_runs.reward(home, output="judge"))
+    alone, cut = (getattr(toy_runs, stage)(home, dtype="bfloat16", output=how) for how in ("alone", "cut"))
+    train(home, alone)
+    begin(home, cut, 3)
+    train(home, resumed(cut))
+    assert_same(home, "cut", "alone")
+
+
 def test_a_run_that_was_killed_while_it_saved_leaves_nothing_behind(home: Path) -> None:
     models = home / "models"
     assert list(models.glob(".sft-saving.*.partial"))
     train(home, resumed(settings(home, "sft-saving")))
     assert_same(home, "sft-saving", "sft-alone")
     assert not list(models.glob(".*.partial"))
+
+
+def test_a_run_that_is_stopped_after_it_was_resumed_gives_the_last_good_weights(home: Path) -> None:
+    """The fourth round is over the budget; the state is of the end of the third."""
+    alone, cut = (
+        toy_runs.ppo(home, output=f"ppo-sick-{how}", kl_budget=0.5, kl_target=None) for how in ("alone", "cut")
+    )
+    train(home, alone)
+    begin(home, cut, 3)
+    train(home, resumed(cut))
+    assert record(home, "ppo-sick-cut")["status"] == "stopped"
+    assert [line["step"] for line in curve(home, "ppo-sick-cut") if "ppo/kl" in line] == [1, 2, 3, 4]
+    assert_same(home, "ppo-sick-cut", "ppo-sick-alone")
 
 
 def assert_same(home: Path, name: str, other: str) -> None:

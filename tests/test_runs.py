@@ -4,11 +4,14 @@ ends, and what the store is told."""
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import toy_runs
 from exchanged import put_in
 from filelock import FileLock
@@ -21,8 +24,9 @@ from honed.models.sources import SourceError
 from honed.server.store.database import reading
 from honed.server.store.exchange.files import read_rows
 from honed.server.store.tables import Checkpoint, Snapshot
-from honed.training import loading, sft
+from honed.training import loading, runs, sft
 from honed.training.configs import RunConfig, SFTConfig
+from honed.training.distributed import Ranks
 from honed.training.failures import TrainingError
 from honed.training.run import Run
 from honed.training.runs import run
@@ -63,9 +67,7 @@ def folders(home: Path) -> set[str]:
         ("ppo", {"reward_model": "tiny"}, "tiny is a checkpoint of the stage source, and no reward model"),
     ],
 )
-def test_what_can_be_known_before_is_refused_before(
-    home: Path, stage: str, changes: dict[str, Any], said: str
-) -> None:
+def test_what_can_be_known_before_is_refused_before(home: Path, stage: str, changes: dict[str, Any], said: str) -> None:
     taken = home / "runs" / "taken"
     taken.mkdir(parents=True)
     (taken / "run.json").write_text("{}")
@@ -93,6 +95,29 @@ def test_a_run_that_goes_on_elsewhere_is_left_alone(home: Path, request: pytest.
     with FileLock(home / "runs" / "busy" / ".lock"), pytest.raises(TrainingError, match="going on in another process"):
         train(home, config.model_copy(update={"resume": True}))
     assert record(home, "busy") == before
+
+
+def test_the_ranks_are_connected_once_for_all_stages(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchrun's ranks cannot be connected a second time."""
+    connected: list[str] = []
+    seen: list[list[str]] = []
+
+    @contextmanager
+    def connect(device: str) -> Iterator[Ranks]:
+        connected.append(device)
+        yield Ranks(torch.device(device))
+        connected.pop()
+
+    def note(config: RunConfig, **_: Any) -> Any:
+        seen.append([*connected, str(config.output)])
+
+    monkeypatch.setattr(runs, "ranks_of", connect)
+    monkeypatch.setattr(runs, "run", note)
+    stages: dict[Any, RunConfig] = {
+        stage: getattr(toy_runs, stage)(home, output=f"new-{stage}") for stage in ("sft", "reward", "ppo")
+    }
+    runs.run_all(stages, home=home, engine=None, show=False)
+    assert seen == [["cpu", "new-sft"], ["cpu", "new-reward"], ["cpu", "new-ppo"]]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no luck"), KeyboardInterrupt()])
@@ -176,9 +201,7 @@ def test_a_run_that_is_stopped_as_sick_says_so_and_keeps_a_checkpoint(home: Path
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward"])
-def test_the_store_is_told_of_a_checkpoint_and_of_what_it_was_trained_on(
-    store: Engine, home: Path, stage: str
-) -> None:
+def test_the_store_is_told_of_a_checkpoint_and_of_what_it_was_trained_on(store: Engine, home: Path, stage: str) -> None:
     own: RunConfig = getattr(toy_runs, stage)(home, output="new")
     put_in(store, home, (row for _, row in read_rows(Path(own.data)) if isinstance(row, dict)))
     result = run(own.model_copy(update={"data": "store"}), home=home, engine=store, show=False)

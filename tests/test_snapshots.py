@@ -14,7 +14,7 @@ from sqlalchemy import Engine, select
 from sqlalchemy.exc import IntegrityError
 
 from honed.server.store.database import reading, writing
-from honed.server.store.erasure import erase_completion, erase_user
+from honed.server.store.erasure import add_checkpoint, erase_completion, erase_user
 from honed.server.store.snapshots import (
     Part,
     StoredSnapshot,
@@ -23,7 +23,7 @@ from honed.server.store.snapshots import (
     register_checkpoint,
     write_snapshot,
 )
-from honed.server.store.tables import Checkpoint, Snapshot, SnapshotRow
+from honed.server.store.tables import Checkpoint, Erasure, Snapshot, SnapshotRow
 from honed.server.store.users import hash_user, load_salt
 from honed.training.configs import DataConfig
 from honed.training.datasets import load_dataset
@@ -134,3 +134,16 @@ def test_an_erased_user_leaves_the_snapshots_and_what_was_trained_on_them_is_nam
         files = list(database.parent.glob(f"{database.name}*"))
         assert any(b"Something else" in path.read_bytes() for path in files)
         assert not any(mark.encode() in path.read_bytes() for path in files)
+
+
+def test_a_checkpoint_that_an_erasure_could_not_know_is_added_to_it(store: Engine) -> None:
+    erased = [add(store, "first"), add(store, "second")]
+    erase_completion(store, erased[0])
+    since = datetime.now(UTC)
+    erase_completion(store, erased[1])
+    with writing(store) as connection:
+        add_checkpoint(connection, "ckpt-late", since)
+        add_checkpoint(connection, "ckpt-late", since)
+    with reading(store) as connection:
+        named = connection.execute(select(Erasure.checkpoints).order_by(Erasure.created)).scalars().all()
+    assert named == [{"ids": []}, {"ids": ["ckpt-late"]}]

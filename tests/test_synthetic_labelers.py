@@ -1,7 +1,7 @@
 """The reward model against labelers whose taste is known: a reward for each token of a short answer, and rankings drawn
 by Plackett and Luce from it, so that of two answers the first is preferred with the probability
 `s = sigmoid(difference of the rewards)` (Bradley and Terry). Nothing can agree with such labels more often than
-`E[max(s, 1 - s)]`; a good model comes near it, is as sure as it is right, and does not learn single answers by heart."""
+`E[max(s, 1 - s)]`; a good model comes near, is as sure as it is right, and does not learn single answers by heart."""
 
 from __future__ import annotations
 
@@ -69,9 +69,7 @@ def trained(
     model.backbone.set_attn_implementation("sdpa")
     learner = Learner(model, ranks, OptimizerConfig(learning_rate=config.learning_rate), torch.float32)
     nothing: Any = None  # the data are at hand
-    run = Run(
-        config=config, dataset=nothing, parent=folder, folder=folder, ranks=ranks, tracker=Tracker.silent()
-    )
+    run = Run(config=config, dataset=nothing, parent=folder, folder=folder, ranks=ranks, tracker=Tracker.silent())
     losses: list[float] = []
 
     def measure(epoch: int) -> Metrics:

@@ -142,5 +142,3 @@ def record(home: Path, name: str) -> dict[str, Any]:
     """The run's run.json."""
     facts: dict[str, Any] = json.loads((home / "runs" / name / "run.json").read_bytes())
     return facts
-
-

@@ -29,15 +29,12 @@ def add_adapters(module: nn.Module, *, rank: int, alpha: float, seed: int) -> No
         from peft import LoraConfig, inject_adapter_in_model
     except ModuleNotFoundError as error:
         raise TrainingError("--lora needs peft: pip install 'honed[train]'.") from error
-    head = {name: each for name, each in module.named_parameters() if name.startswith("head.")}
     backbone = getattr(module, "backbone", module)
     torch.manual_seed(seed)
     scale: Any = alpha  # peft takes any number, whatever it is annotated with
     is_transposed = any(isinstance(each, Conv1D) for each in backbone.modules())  # GPT-2's layers
     config = LoraConfig(r=rank, lora_alpha=scale, target_modules="all-linear", fan_in_fan_out=is_transposed)
     inject_adapter_in_model(config, backbone, ADAPTER)
-    for parameter in head.values():
-        parameter.requires_grad_(True)
 
 
 def has_adapters(module: nn.Module) -> bool:

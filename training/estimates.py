@@ -132,35 +132,40 @@ def memory(
     config: RunConfig, policy: Shape, reward: Shape | None, *, number_bytes: int, tokens_per_pass: int, shards: int = 1
 ) -> dict[str, int]:
     """Bytes on one rank, by what holds them. `number_bytes` of a number that is computed in; `shards`: ranks that share
-    each model. What is there before the first pass comes first, `passes` last."""
-    parts = {"policy": _trained_bytes(config, policy, number_bytes)}
+    each model that is trained. What is there before the first pass comes first, `passes` last."""
+    shared = {"policy": _trained_bytes(config, policy, number_bytes)}
+    whole = {}
     if isinstance(config, PPOConfig | DPOConfig | KTOConfig) and not config.lora:
-        parts["reference"] = policy.parameters * number_bytes  # with adapters, the policy without them
+        whole["reference"] = policy.parameters * number_bytes  # with adapters, the policy without them
     if isinstance(config, PPOConfig):
-        judge = reward or policy
-        parts["reward model"] = judge.parameters * number_bytes
-        parts["value network"] = _trained_bytes(config, judge, number_bytes)
-        if config.ema:
-            parts["averaged weights"] = _trained(config, policy) * _MASTER_BYTES
-    elif isinstance(config, SFTConfig) and config.reward_model is not None:
-        parts["reward model"] = (reward or policy).parameters * number_bytes
-    parts = {name: -(-size // shards) for name, size in parts.items()}
-    return parts | {"passes": _pass_bytes(policy, number_bytes, tokens_per_pass)}
+        shared["value network"] = _trained_bytes(config, reward or policy, number_bytes)
+    if copies := _copies(config):
+        shared["copies of weights"] = copies * _trained(config, policy) * _MASTER_BYTES
+    if isinstance(config, PPOConfig | SFTConfig) and (isinstance(config, PPOConfig) or config.reward_model is not None):
+        whole["reward model"] = (reward or policy).parameters * number_bytes
+    if isinstance(config, PPOConfig | SFTConfig) and shards > 1:
+        whole["policy to sample from"] = policy.parameters * number_bytes
+    shared = {name: -(-size // shards) for name, size in shared.items()}
+    return shared | whole | {"passes": _pass_bytes(policy, number_bytes, tokens_per_pass)}
 
 
 def disk(config: RunConfig, policy: Shape, reward: Shape | None, *, number_bytes: int) -> dict[str, int]:
     """Bytes of what a run writes: the new checkpoint, and the states that a cut-off run goes on from."""
     trained = _trained(config, policy)
-    state = trained * (_MASTER_BYTES + _MOMENTS_BYTES)
+    state = trained * (_MASTER_BYTES * (1 + _copies(config)) + _MOMENTS_BYTES)
     if isinstance(config, PPOConfig):
         state += _trained(config, reward or policy) * (_MASTER_BYTES + _MOMENTS_BYTES)
-        state += trained * _MASTER_BYTES if config.ema else 0
     return {"checkpoint": policy.parameters * number_bytes, "states": STATES * state}
 
 
 def adapter_parameters(shape: Shape, rank: int) -> int:
     """Of low-rank adapters on every matrix of the layers (arXiv:2106.09685): `rank` rows and columns each."""
     return sum(rank * (rows + columns) for rows, columns in shape.linear)
+
+
+def _copies(config: RunConfig) -> int:
+    """Of the weights that are trained: SFT keeps the best ones, PPO the average and the last good ones."""
+    return 2 if isinstance(config, PPOConfig) else 1 if isinstance(config, SFTConfig) else 0
 
 
 def _trained(config: RunConfig, shape: Shape) -> int:

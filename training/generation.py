@@ -39,8 +39,8 @@ class Answer:
 
 
 class Generator:
-    """`max_tokens`: of a prompt and its answer together. `mirror`: a copy that takes over the weights of `loaded` before
-    it answers; then all ranks have to ask equally often."""
+    """`max_tokens`: of a prompt and its answer together. `mirror`: a copy that takes over the weights of `loaded` each
+    time before it answers; then all ranks have to ask equally often."""
 
     def __init__(self, loaded: Loaded, *, max_tokens: int, mirror: PreTrainedModel | None = None) -> None:
         self._trained = loaded.model

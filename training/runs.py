@@ -21,13 +21,14 @@ from typing import Any, Final
 
 import torch
 from filelock import FileLock, Timeout
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from honed.models.checkpoint import Lineage, checkpoint_id, drop_partial, new_checkpoint_id, save_checkpoint
 from honed.models.policy import load_tokenizer
 from honed.models.sources import pull
-from honed.server.store.database import writing
-from honed.server.store.snapshots import register_checkpoint
+from honed.server.store.database import reading, writing
+from honed.server.store.erasure import add_checkpoint
+from honed.server.store.snapshots import load_snapshot, register_checkpoint
 from honed.training.configs import CONFIGS, PPOConfig, RewardConfig, RunConfig, SFTConfig, Stage
 from honed.training.datasets import Dataset, load_dataset
 from honed.training.distributed import Ranks, ranks_of
@@ -70,6 +71,8 @@ class _Prepared:
     stage: Stage
     config: RunConfig
     dataset: Dataset
+    since: datetime  # when it was read
+    erased: int  # rows of its snapshot that were gone then
     parent: Path
     reward_model: Path | None
     checkpoint: Path
@@ -128,13 +131,18 @@ def _prepare(config: RunConfig, home: Path, engine: Engine | None) -> _Prepared:
     parent = pull(config.model, home)
     named = config.reward_model if isinstance(config, SFTConfig | PPOConfig) else None
     reward_model = pull(named, home) if named else None
-    reading = config
+    wanted = config
     if config.resume:
         started = json.loads(record.read_bytes())
         require_same_settings(name, started["settings"], config)
         if started["dataset"]["source"]["kind"] != "file":  # the store has grown since
-            reading = config.model_copy(update={"data": started["dataset"]["id"]})
-    dataset = load_dataset(reading, stage, engine)
+            wanted = config.model_copy(update={"data": started["dataset"]["id"]})
+    since = datetime.fromisoformat(started["started"]) if config.resume else datetime.now(UTC)
+    dataset = load_dataset(wanted, stage, engine)
+    erased = 0
+    if engine is not None and not config.resume:  # else it may have been trained on what is gone now
+        with reading(engine) as connection:
+            erased = _erased(connection, dataset)
     if config.resume and dataset.id != started["dataset"]["id"]:
         raise TrainingError(f"The data of the run {name} are no longer what they were: begin another with --output.")
     lengths = measured(load_tokenizer(parent), stage, dataset.of("train"))
@@ -150,6 +158,8 @@ def _prepare(config: RunConfig, home: Path, engine: Engine | None) -> _Prepared:
         stage=stage,
         config=config,
         dataset=dataset,
+        since=since,
+        erased=erased,
         parent=parent,
         reward_model=reward_model,
         checkpoint=checkpoint,
@@ -245,8 +255,16 @@ def _keep(prepared: _Prepared, trained: Trained, engine: Engine | None) -> None:
                 settings=lineage.settings,
                 metrics=lineage.metrics,
             )
+            if _erased(connection, prepared.dataset) > prepared.erased:
+                add_checkpoint(connection, lineage.id, prepared.since)
     drop_states(prepared.run_folder)
     shutil.rmtree(prepared.run_folder / TRAINER_FOLDER, ignore_errors=True)
+
+
+def _erased(connection: Connection, dataset: Dataset) -> int:
+    """How many rows of the snapshot were erased since it was made; 0 for a file's data."""
+    snapshot = load_snapshot(connection, dataset.snapshot_id) if dataset.snapshot_id else None
+    return snapshot.erased if snapshot else 0
 
 
 class _Record:

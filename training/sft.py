@@ -31,7 +31,7 @@ from honed.training.showcase import Showcase
 from honed.training.trees import Tree, pack, plan
 from honed.training.weights import whole_state
 
-ANSWER_TOKENS: Final = 128  # of answers that are made to be scored or shown
+ANSWER_TOKENS: Final = 128  # of answers that are made to be scored or shown, where so many leave room for a prompt
 SCORED: Final = 64  # prompts
 
 
@@ -44,7 +44,8 @@ def train_sft(run: Run[SFTConfig], reward_folder: Path | None) -> Trained:
     held_out = run.dataset.of("validation")
     trees = demonstrations(run.dataset.of("train"), encoder)
     unseen = demonstrations(held_out, encoder)
-    asked = prompts(held_out, encoder, ANSWER_TOKENS)[:SCORED]
+    answer_tokens = min(ANSWER_TOKENS, config.max_tokens // 2)
+    asked = prompts(held_out, encoder, answer_tokens)[:SCORED]
     hooks = dropout.add(loaded.model, config.dropout)
     learner = learner_of(loaded.model, config, run.ranks, run.dtype, learning_rate=config.learning_rate)
     generator = generator_of(loaded, run)
@@ -54,7 +55,7 @@ def train_sft(run: Run[SFTConfig], reward_folder: Path | None) -> Trained:
         loaded,
         generator,
         max_tokens=config.max_tokens,
-        answer_tokens=ANSWER_TOKENS,
+        answer_tokens=answer_tokens,
         reward_model=reward_model,
     )
     best = Best(learner.masters)
@@ -65,7 +66,7 @@ def train_sft(run: Run[SFTConfig], reward_folder: Path | None) -> Trained:
             if unseen:
                 measured["validation/loss"] = validation_loss(run, loaded, unseen)
             if reward_model is not None and asked:
-                measured["validation/score"] = _mean_score(run, generator, reward_model, asked)
+                measured["validation/score"] = _mean_score(run, generator, reward_model, asked, answer_tokens)
             if epoch == 0:
                 showcase.before()
         if epoch:
@@ -107,10 +108,14 @@ def validation_loss(run: Run[SFTConfig], loaded: Loaded, trees: Sequence[Tree]) 
 
 
 def _mean_score(
-    run: Run[SFTConfig], generator: Generator, reward_model: ScalarModel, asked: Sequence[tuple[int, ...]]
+    run: Run[SFTConfig],
+    generator: Generator,
+    reward_model: ScalarModel,
+    asked: Sequence[tuple[int, ...]],
+    answer_tokens: int,
 ) -> float:
     """The mean reward of greedy answers."""
-    answers = greedy(generator, asked, ANSWER_TOKENS)
+    answers = greedy(generator, asked, answer_tokens)
     trees = [Tree(prompt, (answer.ids,)) for prompt, answer in zip(asked, answers, strict=True)]
     scores = normalised(reward_model, score_trees(reward_model, trees, run.tokens_per_pass))
     return sum(numbers[0] for numbers in scores) / len(scores)

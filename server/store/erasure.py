@@ -102,6 +102,14 @@ def checkpoints_trained_on(connection: Connection, snapshot_ids: Iterable[str]) 
     return sorted(found)
 
 
+def add_checkpoint(connection: Connection, checkpoint_id: str, since: datetime) -> None:
+    """Notes a checkpoint with all erasures since then: they came while it was trained, and did not know of it."""
+    made = select(Erasure.id, Erasure.checkpoints).where(Erasure.created >= since)
+    for erasure_id, named in connection.execute(made).all():
+        ids = sorted({*named["ids"], checkpoint_id})
+        connection.execute(update(Erasure).where(Erasure.id == erasure_id).values(checkpoints={"ids": ids}))
+
+
 def _with_derived(connection: Connection, ids: set[str]) -> set[str]:
     """Those of the completions that are there, and those that answered the same prompts again for labelers."""
     found: set[str] = set()
