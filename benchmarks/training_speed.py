@@ -88,7 +88,7 @@ def settings(folder: str, batch_size: int, per_pass: int, steps: int) -> dict[st
 
 
 def padded(tokenizer: Any) -> Any:
-    tokenizer.pad_token = "<|endoftext|>"  # noqa: S105  a token of the default model that ends no answer
+    tokenizer.pad_token = "<|endoftext|>"
     return tokenizer
 
 
@@ -123,7 +123,10 @@ def reward_rounds(
     folder: Path, groups: Sequence[Group], batch_size: int, per_pass: int
 ) -> dict[str, Callable[[], float]]:
     rows = [
-        {f"{name}_ids": [*group.tree.prompt, *answer] for name, answer in zip(("chosen", "rejected"), group.tree.answers)}
+        {
+            f"{name}_ids": [*group.tree.prompt, *answer]
+            for name, answer in zip(("chosen", "rejected"), group.tree.answers)
+        }
         for group in groups
     ]
 

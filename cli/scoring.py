@@ -33,7 +33,7 @@ def score(
     """Score the answers in a file with a reward model: a JSON line a row, in the file's order."""
     from honed.models.sources import honed_home, pull
     from honed.server.store.exchange.files import write_rows
-    from honed.training.preflight import require_judge
+    from honed.training.planning.preflight import require_judge
 
     with explained():
         folder = pull(model, honed_home())

@@ -147,7 +147,7 @@ def _signed(command: Callable[..., None], doc: str, options: list[inspect.Parame
 
 def _run(configs: Mapping[Stage, RunConfig], *, dry_run: bool, database_url: str | None, quiet: bool) -> None:
     from honed.models.sources import honed_home
-    from honed.training.preflight import require_extra
+    from honed.training.planning.preflight import require_extra
 
     with explained():
         for config in configs.values():
@@ -161,7 +161,7 @@ def _run(configs: Mapping[Stage, RunConfig], *, dry_run: bool, database_url: str
 
 
 def _rehearsed(configs: Mapping[Stage, RunConfig], home: Path, engine: Engine | None) -> list[str]:
-    from honed.training.dry_run import rehearse
+    from honed.training.planning.dry_run import rehearse
 
     return rehearse(configs, home=home, engine=engine)
 

@@ -14,15 +14,15 @@ from honed.server.store.exchange.records import Prompt, text_prompt
 from honed.training.actors import Cast
 from honed.training.adapters import add_adapters
 from honed.training.configs import PPOConfig
-from honed.training.datasets import Dataset, Example
+from honed.training.data.datasets import Dataset, Example
 from honed.training.distributed import Ranks
 from honed.training.generation import Generator
 from honed.training.learner import Learner, OptimizerConfig
 from honed.training.loading import Loaded
 from honed.training.ppo import optimise
 from honed.training.pretraining import Pretraining
+from honed.training.reports.tracking import Tracker, read_metrics
 from honed.training.run import Run, Trained
-from honed.training.tracking import Tracker, read_metrics
 
 EOS = 2
 RANKS = Ranks(torch.device("cpu"))

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from honed.cli import app
-from honed.training.tracking import Tracker
+from honed.training.reports.tracking import Tracker
 
 MORE_LINES = 3  # that a run may write before it waits for its end, however late this process looks
 

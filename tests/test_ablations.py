@@ -21,10 +21,10 @@ from honed.server.store.exchange.records import Prompt, text_prompt
 from honed.training import ppo
 from honed.training.actors import Cast
 from honed.training.configs import PPOConfig
-from honed.training.datasets import Dataset, Example
+from honed.training.data.datasets import Dataset, Example
 from honed.training.pretraining import Pretraining
+from honed.training.reports.tracking import read_metrics
 from honed.training.run import Run, Trained
-from honed.training.tracking import read_metrics
 
 Weights = dict[str, Tensor]
 

@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from honed.server.store.exchange.records import Answer, Demonstration, Message, Ranking, Record, message
-from honed.training.cards import Card, Lengths, Pairs, Source, describe
-from honed.training.offers import Candidate
-from honed.training.splits import Split
+from honed.training.data.cards import Card, Lengths, Pairs, Source, describe
+from honed.training.data.offers import Candidate
+from honed.training.data.splits import Split
 
 
 def candidate(record: Record, prefix: int = 0, **fields: Any) -> Candidate:

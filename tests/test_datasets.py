@@ -19,11 +19,11 @@ from honed.server.store.snapshots import Part, load_parts
 from honed.server.store.tables import Completion, Setting, Snapshot, SnapshotRow
 from honed.server.store.upserts import insert_missing
 from honed.server.store.users import hash_user, load_salt, set_consent
-from honed.training import datasets
 from honed.training.configs import STAGES, DataConfig, RewardConfig, Stage
-from honed.training.datasets import DataError, Dataset, Example, load_dataset
-from honed.training.offers import ALL_TIED, CONTRADICTORY
-from honed.training.selection import OTHER_SPLIT, OVER_LIMIT
+from honed.training.data import datasets
+from honed.training.data.datasets import DataError, Dataset, Example, load_dataset
+from honed.training.data.offers import ALL_TIED, CONTRADICTORY
+from honed.training.data.selection import OTHER_SPLIT, OVER_LIMIT
 
 
 @pytest.fixture(autouse=True)

@@ -14,10 +14,10 @@ from typer.testing import CliRunner, Result
 
 from honed.cli import app
 from honed.models.policy import load_tokenizer
-from honed.training import dry_run
 from honed.training.configs import SFTConfig
-from honed.training.datasets import load_dataset
-from honed.training.lengths import measured
+from honed.training.data.datasets import load_dataset
+from honed.training.planning import dry_run
+from honed.training.planning.lengths import measured
 
 
 @pytest.fixture(autouse=True)

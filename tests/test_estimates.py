@@ -12,7 +12,8 @@ from fakes import ARCHITECTURES, Architecture, save_tiny_policy, tiny_model
 from safetensors.torch import load_file, save_file
 
 from honed.training.configs import DPOConfig, KTOConfig, PPOConfig, RewardConfig, RunConfig, SFTConfig
-from honed.training.estimates import (
+from honed.training.failures import TrainingError
+from honed.training.planning.estimates import (
     SAMPLING_EFFICIENCY,
     TRAINING_EFFICIENCY,
     Shape,
@@ -24,8 +25,7 @@ from honed.training.estimates import (
     seconds,
     work,
 )
-from honed.training.failures import TrainingError
-from honed.training.lengths import Length
+from honed.training.planning.lengths import Length
 from honed.training.trees import Tree, pack
 
 POLICY = Shape(

@@ -18,14 +18,14 @@ from honed.models.scalar_head import ScalarModel
 from honed.server.store.exchange.records import Prompt, text_prompt
 from honed.training.actors import Cast
 from honed.training.configs import PPOConfig
-from honed.training.datasets import Dataset, Example
+from honed.training.data.datasets import Dataset, Example
 from honed.training.distributed import Ranks
 from honed.training.generation import Generator
 from honed.training.learner import Learner, OptimizerConfig
 from honed.training.loading import Loaded
 from honed.training.ppo import optimise
+from honed.training.reports.tracking import Tracker
 from honed.training.run import Run
-from honed.training.tracking import Tracker
 
 EOS = 2
 VOCABULARY = 8
@@ -138,7 +138,9 @@ def cast_of(config: PPOConfig, table: Tensor, seed: int) -> tuple[Cast, Any]:
         reference=reference,
         reward_model=gold,
         critic=critic,
-        learner=Learner(policy.model, ranks, OptimizerConfig(learning_rate=config.learning_rate, eps=1e-5), torch.float32),
+        learner=Learner(
+            policy.model, ranks, OptimizerConfig(learning_rate=config.learning_rate, eps=1e-5), torch.float32
+        ),
         critic_learner=Learner(
             critic, ranks, OptimizerConfig(learning_rate=config.value_learning_rate, eps=1e-5), torch.float32
         ),

@@ -14,9 +14,9 @@ import pytest
 from honed.server.store.exchange.records import Demonstration, Prompt, Ranking, Thumb
 from honed.server.store.prefixes import prefix_key
 from honed.training.configs import DataConfig, SFTConfig, Stage
-from honed.training.datasets import DataError, Dataset, load_dataset
-from honed.training.offers import ALL_TIED, CONTRADICTORY
-from honed.training.selection import DUPLICATE, OTHER_STAGE
+from honed.training.data.datasets import DataError, Dataset, load_dataset
+from honed.training.data.offers import ALL_TIED, CONTRADICTORY
+from honed.training.data.selection import DUPLICATE, OTHER_STAGE
 
 Row = dict[str, Any]
 
@@ -220,7 +220,7 @@ def test_an_id_is_the_same_in_another_process_which_loads_no_torch(tmp_path: Pat
     rows = [shown(f"Question {n}") for n in range(20)]
     dataset = load(tmp_path, rows, validation=5)
     code = (
-        "import sys\nfrom honed.training.configs import SFTConfig\nfrom honed.training.datasets import load_dataset\n"
+        "import sys\nfrom honed.training.configs import SFTConfig\nfrom honed.training.data.datasets import load_dataset\n"
         "print(load_dataset(SFTConfig(data=sys.argv[1], validation=5), 'sft', None).id)\n"
         "print([name for name in ('torch', 'transformers', 'fastapi', 'trl') if name in sys.modules])"
     )

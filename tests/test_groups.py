@@ -14,7 +14,7 @@ from honed.server.store.exchange.records import (
     message,
     text_prompt,
 )
-from honed.training.datasets import Example
+from honed.training.data.datasets import Example
 from honed.training.encoding import Encoder
 from honed.training.groups import Group, demonstrations, groups, prompts, texts_of
 

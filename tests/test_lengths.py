@@ -19,10 +19,10 @@ from honed.server.store.exchange.records import (
     text_prompt,
 )
 from honed.training.configs import DPOConfig, KTOConfig, PPOConfig, RewardConfig, RunConfig, SFTConfig, Stage
-from honed.training.datasets import Example
+from honed.training.data.datasets import Example
 from honed.training.encoding import Encoder
 from honed.training.failures import TrainingError
-from honed.training.lengths import Length, Limits, fit, limits, measured
+from honed.training.planning.lengths import Length, Limits, fit, limits, measured
 
 TOKENIZER = tiny_tokenizer()
 HI: tuple[Message, ...] = (message("user", "hi there"),)

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from honed.models.policy import PolicyError, choose_dtype
-from honed.training import machine
 from honed.training.configs import SFTConfig
-from honed.training.machine import matmul_speed, this_machine
+from honed.training.planning import machine
+from honed.training.planning.machine import matmul_speed, this_machine
 
 CPU = SFTConfig(device="cpu", dtype="float32")
 

@@ -11,9 +11,9 @@ import matplotlib
 import numpy as np
 import pytest
 
-from honed.training import plots
-from honed.training.numbers import amount, duration, number, percent, said
-from honed.training.plots import Bar, Limit, Line, correlation, is_noisy, smoothed, wilson
+from honed.training.reports import plots
+from honed.training.reports.numbers import amount, duration, number, percent, said
+from honed.training.reports.plots import Bar, Limit, Line, correlation, is_noisy, smoothed, wilson
 
 
 def texts(svg: str) -> list[str]:

@@ -20,12 +20,12 @@ from honed.models.policy import load_policy
 from honed.server.store.exchange.records import Answer, Ranking, Record, Thumb, message, text_prompt
 from honed.training import preferences
 from honed.training.configs import DPOConfig, KTOConfig
-from honed.training.datasets import Dataset, Example
+from honed.training.data.datasets import Dataset, Example
+from honed.training.data.splits import Split
 from honed.training.encoding import Encoder
 from honed.training.failures import TrainingError
 from honed.training.preference_rows import balanced_weights, pairs, thumbs, with_other_answers
 from honed.training.preferences import Trained, last_step, train_preferences
-from honed.training.splits import Split
 
 END = 2  # <|im_end|>
 FAST: dict[str, Any] = {"learning_rate": 3e-3, "dtype": "float32", "device": "cpu", "tokens_per_pass": 120}

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from fakes import save_tiny_policy, tiny_tokenizer
 
-from honed.training import preflight as checks
 from honed.training.configs import DPOConfig, PPOConfig, RewardConfig, RunConfig, SFTConfig
-from honed.training.estimates import Shape, disk, memory
 from honed.training.failures import TrainingError
-from honed.training.lengths import Fitted, Length, Limits, fit
-from honed.training.machine import Machine
-from honed.training.preflight import (
+from honed.training.planning import preflight as checks
+from honed.training.planning.estimates import Shape, disk, memory
+from honed.training.planning.lengths import Fitted, Length, Limits, fit
+from honed.training.planning.machine import Machine
+from honed.training.planning.preflight import (
     check_lengths,
     check_room,
     preflight,

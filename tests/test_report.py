@@ -10,11 +10,18 @@ from typing import Any
 
 import pytest
 
-from honed.training import page
 from honed.training.configs import CONFIGS, STAGES, Stage
-from honed.training.figures import panels
-from honed.training.findings import calibration_error, headline, key_numbers, read_results, series, start_and_end
-from honed.training.report import summary_lines, write_report
+from honed.training.reports import page
+from honed.training.reports.figures import panels
+from honed.training.reports.findings import (
+    calibration_error,
+    headline,
+    key_numbers,
+    read_results,
+    series,
+    start_and_end,
+)
+from honed.training.reports.report import summary_lines, write_report
 
 EVIL = "<script>alert(1)</script>"
 VOID = {"meta", "path", "use", "rect", "br"}

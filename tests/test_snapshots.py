@@ -26,7 +26,7 @@ from honed.server.store.snapshots import (
 from honed.server.store.tables import Checkpoint, Erasure, Snapshot, SnapshotRow
 from honed.server.store.users import hash_user, load_salt
 from honed.training.configs import DataConfig
-from honed.training.datasets import load_dataset
+from honed.training.data.datasets import load_dataset
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 

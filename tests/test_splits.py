@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from honed.training.splits import assign, group_of, place, unit_of
+from honed.training.data.splits import assign, group_of, place, unit_of
 
 PROMPTS = {unit_of(None, prefix): 1 for prefix in range(252)}
 

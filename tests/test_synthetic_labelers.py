@@ -23,9 +23,9 @@ from honed.training.distributed import Ranks
 from honed.training.fitting import Metrics, Plan, fit
 from honed.training.groups import Group
 from honed.training.learner import Learner, OptimizerConfig
+from honed.training.reports.tracking import Tracker
 from honed.training.reward import objective, scored
 from honed.training.run import Run
-from honed.training.tracking import Tracker
 from honed.training.trees import Tree
 
 EOS = 2

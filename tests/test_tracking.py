@@ -15,9 +15,9 @@ import pytest
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from honed.training import tracking
-from honed.training.progress import QUIET_S, Progress, telling
-from honed.training.tracking import Tracker, TrackingError, read_lines, read_metrics
+from honed.training.reports import tracking
+from honed.training.reports.progress import QUIET_S, Progress, telling
+from honed.training.reports.tracking import Tracker, TrackingError, read_lines, read_metrics
 
 
 class Clock:

@@ -226,7 +226,9 @@ def test_only_the_first_rank_speaks(runs: Runs, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_missing_extra_is_named_first(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
-    monkeypatch.setattr("honed.training.preflight.find_spec", lambda name: None if name == "trl" else find(name))
+    monkeypatch.setattr(
+        "honed.training.planning.preflight.find_spec", lambda name: None if name == "trl" else find(name)
+    )
     done = honed_("train", "dpo")  # there is no store either
     assert done.stderr == "honed: Training needs trl: pip install 'honed[train]'\n"
     assert honed_("train", "sft", "--data", "rows.jsonl").exit_code == 0, "which SFT does without"

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from honed.models.checkpoint import weight_files
 from honed.training.configs import CONFIGS, PPOConfig, RewardConfig, RunConfig, SFTConfig
+from honed.training.reports.tracking import Tracker, read_metrics
 from honed.training.runs import Result, run
-from honed.training.tracking import Tracker, read_metrics
 
 WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from honed.server.store.exchange.records import Demonstration, Message, Ranking, Record
-from honed.training.datasets import Example
+from honed.training.data.datasets import Example
 from honed.training.encoding import Encoder
 from honed.training.trees import Tree
 

@@ -29,11 +29,11 @@ from honed.training.objectives import (
     token_logprobs,
     value_loss,
 )
+from honed.training.reports.tracking import read_metrics
 from honed.training.run import Run, Trained
 from honed.training.sharding import is_sharded
 from honed.training.showcase import Showcase
 from honed.training.states import load_state, save_state
-from honed.training.tracking import read_metrics
 from honed.training.trees import pack, plan
 from honed.training.watch import Watch
 from honed.training.weights import whole_state

@@ -35,12 +35,12 @@ from trl.trainer.kto_trainer import KTOTrainer
 from honed.models.policy import Policy, choose_device, choose_dtype, load_policy
 from honed.server.store.exchange.records import Ranking, Thumb
 from honed.training.configs import DPOConfig, KTOConfig
-from honed.training.datasets import Dataset
+from honed.training.data.datasets import Dataset
+from honed.training.data.splits import Split
 from honed.training.encoding import Encoder
 from honed.training.failures import TrainingError
 from honed.training.preference_rows import Row, balanced_weights, padded_tokens, pairs, thumbs, with_other_answers
 from honed.training.run import Trained
-from honed.training.splits import Split
 
 Log: TypeAlias = Callable[[int, int, Mapping[str, float]], None]
 

@@ -13,9 +13,9 @@ from transformers import PreTrainedTokenizerBase
 from honed.models.checkpoint import Savable
 from honed.models.policy import choose_dtype
 from honed.training.configs import RunConfig
-from honed.training.datasets import Dataset
+from honed.training.data.datasets import Dataset
 from honed.training.distributed import Ranks
-from honed.training.tracking import Tracker
+from honed.training.reports.tracking import Tracker
 
 Config = TypeVar("Config", bound=RunConfig)
 

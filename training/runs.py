@@ -30,23 +30,23 @@ from honed.server.store.database import reading, writing
 from honed.server.store.erasure import add_checkpoint
 from honed.server.store.snapshots import load_snapshot, register_checkpoint
 from honed.training.configs import CONFIGS, PPOConfig, RewardConfig, RunConfig, SFTConfig, Stage
-from honed.training.datasets import Dataset, load_dataset
+from honed.training.data.datasets import Dataset, load_dataset
 from honed.training.distributed import Ranks, ranks_of
-from honed.training.estimates import read_shape, work
 from honed.training.failures import TrainingError
-from honed.training.lengths import fit, limits, measured
-from honed.training.machine import this_machine
-from honed.training.preflight import (
+from honed.training.planning.estimates import read_shape, work
+from honed.training.planning.lengths import fit, limits, measured
+from honed.training.planning.machine import this_machine
+from honed.training.planning.preflight import (
     output_name,
     preflight,
     require_output,
     require_reward_model,
     require_same_settings,
 )
-from honed.training.report import summary_lines, write_report
+from honed.training.reports.report import summary_lines, write_report
+from honed.training.reports.tracking import Tracker
 from honed.training.run import Run, Trained
 from honed.training.states import drop_states, newest_step
-from honed.training.tracking import Tracker
 
 RUN_FILE: Final = "run.json"
 _LOCK_FILE: Final = ".lock"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from honed.models.scalar_head import ScalarModel
-from honed.training.datasets import Example
+from honed.training.data.datasets import Example
 from honed.training.encoding import Encoder
 from honed.training.generation import Answer, Generator, greedy, text_of
 from honed.training.groups import texts_of

@@ -19,7 +19,7 @@ from typing import Any, Final
 from honed.models.checkpoint import weight_files
 from honed.training.configs import DPOConfig, KTOConfig, PPOConfig, RewardConfig, RunConfig, SFTConfig
 from honed.training.failures import TrainingError
-from honed.training.lengths import Length
+from honed.training.planning.lengths import Length
 
 # Shares of a bare matmul's speed. A training step also normalises, gathers, sums and updates; an answer is sampled
 # token by token, where weights are read from memory for few rows. Both are rules of thumb, and no measurements.

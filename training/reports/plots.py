@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from honed.training.numbers import number
+from honed.training.reports.numbers import number
 
 Floats = NDArray[np.float64]
 

@@ -15,7 +15,7 @@ import rich.progress
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from honed.training.numbers import amount, duration, group, metric, said
+from honed.training.reports.numbers import amount, duration, group, metric, said
 
 QUIET_S: Final = 30.0
 _RECENT: Final = 20  # steps that the speed is measured over

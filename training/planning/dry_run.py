@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 from honed.models.policy import load_tokenizer
 from honed.models.sources import pull
 from honed.training.configs import PPOConfig, RunConfig, SFTConfig, Stage
-from honed.training.datasets import Dataset, load_dataset
-from honed.training.estimates import STATES, Shape, Work, disk, memory, read_shape, seconds, work
-from honed.training.lengths import fit, limits, measured
-from honed.training.machine import Machine, matmul_speed, this_machine
-from honed.training.numbers import amount, duration
-from honed.training.preflight import NOUNS, output_name, preflight, require_output, require_reward_model
-from honed.training.splits import SPLITS
+from honed.training.data.datasets import Dataset, load_dataset
+from honed.training.data.splits import SPLITS
+from honed.training.planning.estimates import STATES, Shape, Work, disk, memory, read_shape, seconds, work
+from honed.training.planning.lengths import fit, limits, measured
+from honed.training.planning.machine import Machine, matmul_speed, this_machine
+from honed.training.planning.preflight import NOUNS, output_name, preflight, require_output, require_reward_model
+from honed.training.reports.numbers import amount, duration
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

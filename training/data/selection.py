@@ -15,8 +15,8 @@ from typing import Any, Final, TypeAlias
 
 from honed.server.store.exchange.records import Demonstration, Ranking, Record, Thumb
 from honed.training.configs import DataConfig, Stage
-from honed.training.offers import Candidate, Offer
-from honed.training.splits import STAGE_GROUPS, Split, assign, group_of, unit_of
+from honed.training.data.offers import Candidate, Offer
+from honed.training.data.splits import STAGE_GROUPS, Split, assign, group_of, unit_of
 
 # Why a candidate is left out.
 DUPLICATE: Final = "duplicate"

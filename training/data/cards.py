@@ -16,8 +16,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from honed.server.store.exchange.records import Demonstration, Ranking, Record, Thumb
 from honed.training.configs import Stage
-from honed.training.offers import Candidate
-from honed.training.splits import SPLITS, Split
+from honed.training.data.offers import Candidate
+from honed.training.data.splits import SPLITS, Split
 
 MAX_SHOWN: Final = 20  # rows of a table in Markdown
 

@@ -19,7 +19,7 @@ from honed.training.failures import TrainingError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from honed.training.datasets import Example
+    from honed.training.data.datasets import Example
 
 _UNBOUNDED = 2**31
 

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from honed.training import plots
-from honed.training.findings import Results, series
-from honed.training.numbers import metric, number
-from honed.training.plots import BLUE, GREEN, ORANGE, Bar, Limit, Line
+from honed.training.reports import plots
+from honed.training.reports.findings import Results, series
+from honed.training.reports.numbers import metric, number
+from honed.training.reports.plots import BLUE, GREEN, ORANGE, Bar, Limit, Line
 
 _COUNTERS: Final = {"step", "tokens", "seconds"}
 _LOSS_UNITS: Final = {"sft": "nats a token", "reward": "nats a pair", "dpo": "nats a pair"}

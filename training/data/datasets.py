@@ -25,13 +25,13 @@ from honed.server.store.database import StoreConflictError, reading, writing
 from honed.server.store.exchange.exporting import hold_still
 from honed.server.store.exchange.records import Record, shown
 from honed.server.store.snapshots import Part, StoredSnapshot, load_parts, load_snapshot, write_snapshot
-from honed.training.cards import Card, Source, describe
 from honed.training.configs import STAGES, DataConfig, Stage
-from honed.training.file_data import offer_file, sha256_of
-from honed.training.offers import KIND_NAMES, READS, Candidate, DataError, Offer
-from honed.training.selection import Chosen, choose, said
-from honed.training.splits import Split
-from honed.training.stored_data import offer_parts, offer_store
+from honed.training.data.cards import Card, Source, describe
+from honed.training.data.file_data import offer_file, sha256_of
+from honed.training.data.offers import KIND_NAMES, READS, Candidate, DataError, Offer
+from honed.training.data.selection import Chosen, choose, said
+from honed.training.data.splits import Split
+from honed.training.data.stored_data import offer_parts, offer_store
 
 __all__ = ["Card", "DataError", "Dataset", "Example", "Split", "load_dataset"]
 

@@ -23,7 +23,7 @@ from honed.server.store.messages import batches
 from honed.server.store.sampling import owners, prompts
 from honed.server.store.snapshots import Part
 from honed.training.configs import Stage
-from honed.training.offers import PERSON, UNKNOWN, Candidate, Offer, PartKey, fault
+from honed.training.data.offers import PERSON, UNKNOWN, Candidate, Offer, PartKey, fault
 
 INEXPRESSIBLE: Final = "cannot be said as a record"  # what an old server stored, such as a conversation without an end
 AT_ONCE: Final = 500

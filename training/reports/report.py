@@ -14,11 +14,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from honed.training import page
 from honed.training.configs import CONFIGS
-from honed.training.figures import panels
-from honed.training.findings import Results, headline, key_numbers, read_results, start_and_end
-from honed.training.numbers import amount, duration, group, metric, number, said
+from honed.training.reports import page
+from honed.training.reports.figures import panels
+from honed.training.reports.findings import Results, headline, key_numbers, read_results, start_and_end
+from honed.training.reports.numbers import amount, duration, group, metric, number, said
 
 REPORT_FILE: Final = "report.html"
 _MOST_SAMPLES, _OPEN_SAMPLES = 40, 6

@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, Self
 from rich.console import Console
 
 from honed.training.failures import TrainingError
-from honed.training.progress import Progress
+from honed.training.reports.progress import Progress
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

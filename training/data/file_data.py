@@ -33,7 +33,7 @@ from honed.server.store.exchange.records import (
 from honed.server.store.prefixes import prefix_key
 from honed.server.store.redaction import redact
 from honed.training.configs import STAGES, Stage
-from honed.training.offers import (
+from honed.training.data.offers import (
     CONTRADICTORY,
     KIND_NAMES,
     PERSON,

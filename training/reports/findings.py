@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from honed.training.numbers import group, metric, number, percent, said
-from honed.training.plots import correlation
-from honed.training.tracking import read_lines, read_metrics
+from honed.training.reports.numbers import group, metric, number, percent, said
+from honed.training.reports.plots import correlation
+from honed.training.reports.tracking import read_lines, read_metrics
 
 RUN_FILE: Final = "run.json"
 EVALUATION_FILE: Final = "evaluation.json"

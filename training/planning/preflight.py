@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from honed.models.checkpoint import LINEAGE_FILE
 from honed.training.configs import DPOConfig, KTOConfig, PPOConfig, RunConfig, Stage
-from honed.training.estimates import Shape, disk, memory, read_shape
 from honed.training.failures import TrainingError
-from honed.training.lengths import Fitted, Length, Limits, fit, limits
+from honed.training.planning.estimates import Shape, disk, memory, read_shape
+from honed.training.planning.lengths import Fitted, Length, Limits, fit, limits
 
 if TYPE_CHECKING:
-    from honed.training.machine import Machine
+    from honed.training.planning.machine import Machine
 
 NOUNS: Final[Mapping[Stage, str]] = {
     "sft": "demonstrations", "reward": "rankings", "ppo": "prompts", "dpo": "pairs", "kto": "thumbs",

@@ -1,0 +1,1 @@
+"""What is known, and refused, before a weight is loaded."""

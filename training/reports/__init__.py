@@ -1,0 +1,1 @@
+"""What a run measured: kept while it runs, and shown to people afterwards."""
