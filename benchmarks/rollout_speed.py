@@ -75,7 +75,7 @@ def main() -> None:
     records = [each.record for each in read(options.data) if isinstance(each, Entry)]
     prompts = [ids for each in records if len(ids := encoder.prompt(each.prompt)) <= MAX_PROMPT_TOKENS]
     asked = [ids for ids in prompts[: options.episodes // options.samples] for _ in range(options.samples)]
-    generator = Generator(loaded, max_tokens=MAX_PROMPT_TOKENS + options.max_new_tokens)
+    generator = Generator(loaded)
     rates: dict[str, list[float]] = {"engine": [], "generate": []}
     for seed in range(options.rounds):
         for who, (tokens, seconds) in (

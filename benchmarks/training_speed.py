@@ -2,8 +2,8 @@
 
     .venv/bin/python benchmarks/training_speed.py --data rankings.jsonl
 
-Rows as `honed export --what rankings` writes them, with demonstrations. SFT learns the demonstrations; the reward model
-learns pairs, the best answer and the worst of each row, since TRL has no rankings of more. Tokens are those of the rows:
+Rows as `honed export --what rankings` writes them, with demonstrations. SFT learns the demonstrations; the reward
+model learns pairs, the best answer and the worst of each row, since TRL has no rankings of more. Tokens are those of the rows:
 a prompt counts as often as its trainer is given it, padding never counts. Both compute in the number format that honed
 chooses here, without gradient checkpointing; the first step of each round is not timed.
 """
@@ -128,6 +128,7 @@ def reward_rounds(
             for name, answer in zip(("chosen", "rejected"), group.tree.answers)
         }
         for group in groups
+        for better, worse in [group.tree.answers]
     ]
 
     def mine() -> float:

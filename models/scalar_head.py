@@ -84,7 +84,9 @@ def load_scalar_model(folder: Path, *, dtype: torch.dtype, device: torch.device,
     backbone = AutoModel.from_pretrained(folder, dtype=dtype, local_files_only=True)
     model = ScalarModel(backbone)
     if is_scalar_model(folder):
-        model.load_state_dict(load_file(folder / HEAD_FILE), strict=False)
+        missing = model.load_state_dict(load_file(folder / HEAD_FILE), strict=False).missing_keys
+        if lost := [name for name in missing if not name.startswith("backbone.")]:
+            raise ValueError(f"{folder / HEAD_FILE} lacks {', '.join(lost)}: train or copy the reward model again.")
     else:
         model.draw_head(seed)
     return model.to(device).train(False)

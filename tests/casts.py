@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from fakes import Architecture, tiny_model, tiny_tokenizer
+from fakes import Architecture, save_tiny_policy, tiny_model, tiny_tokenizer
 from torch import Tensor, nn
 
 from honed.models.scalar_head import ScalarModel
@@ -93,7 +94,7 @@ def cast_of(
         critic=critic,
         learner=learner,
         critic_learner=critic_learner,
-        generator=Generator(policy, max_tokens=config.max_tokens),
+        generator=Generator(policy),
         pretraining=pretraining,
     )
     return cast, learner, critic_learner
@@ -138,6 +139,8 @@ def run_of(config: PPOConfig, folder: Path, *, validation: tuple[str, ...] = ())
 def train(config: PPOConfig, cast: Cast, folder: Path, **settings: Any) -> tuple[Trained, list[dict[str, float]]]:
     """A whole run, and what its rounds measured."""
     run = run_of(config, folder, **settings)
+    if config.lora:  # when the adapters are folded in, the reference is loaded
+        run = replace(run, parent=save_tiny_policy(folder / "parent"))
     with run.tracker:
         trained = optimise(run, cast)
     return trained, [line for line in read_metrics(folder) if "ppo/kl" in line]

@@ -103,7 +103,7 @@ def sampled(home: Path, name: str, prompts: Sequence[str], seed: int) -> list[li
     loaded = load_model(home / "models" / name, torch.float32, torch.device("cpu"))
     ids = [tuple(loaded.tokenizer.encode(prompt)) for prompt in prompts for _ in range(SAMPLES)]
     seeds = [seed * 10**6 + i for i in range(len(ids))]
-    generator = Generator(loaded, max_tokens=32)
+    generator = Generator(loaded)
     found = generator.answer(ids, seeds, max_new_tokens=ANSWER_TOKENS, temperature=1.0)
     texts = [text_of(loaded, each) for each in found]
     return [texts[start : start + SAMPLES] for start in range(0, len(texts), SAMPLES)]

@@ -18,7 +18,6 @@ from transformers import (
 )
 
 from honed.models.engine.engine import Engine, EngineConfig, cache_blocks
-from honed.models.engine.packing import unpack
 from honed.models.engine.runner import UnsupportedArchitectureError
 from honed.models.engine.sampler import Sample
 from honed.models.engine.sequence import FinishReason, SamplingParams, Sequence
@@ -115,32 +114,6 @@ def test_a_known_beginning_is_not_computed_again() -> None:
     assert first.num_cached == 0
     assert second.num_cached == (len(prompt) - 1) // 4 * 4
     assert ids(before[0]) == ids(after[0])
-
-
-@pytest.mark.parametrize("pack_weights", [False, True])
-def test_a_renewed_engine_answers_as_a_fresh_one_and_knows_no_prefix(pack_weights: bool) -> None:
-    """After the weights were changed in place, as a trainer does. Without `renew` it would go on with the old ones:
-    with packed copies of them, and with the keys and values of known beginnings."""
-    model = tiny_model()
-    prompt = prompts(1, seed=3)[0] * 3
-    engine = small_engine(model, pack_weights=pack_weights)
-    old = ids(engine.run([greedy(prompt)])[0])
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-
-    engine.renew()
-    again, known = greedy(prompt), greedy(prompt)
-    new = [ids(engine.run([each])[0]) for each in (again, known)]
-    engine.check_integrity()
-    assert again.num_cached == 0
-    assert known.num_cached > 0
-    fresh = ids(small_engine(model, pack_weights=pack_weights).run([greedy(prompt)])[0])
-    assert new == [fresh, fresh]
-    assert fresh != old
-    unpack(model)
-    assert fresh == generate(model, prompt)
 
 
 def test_n_answers_share_one_prefill() -> None:

@@ -144,7 +144,7 @@ def cast_of(config: PPOConfig, table: Tensor, seed: int) -> tuple[Cast, Any]:
         critic_learner=Learner(
             critic, ranks, OptimizerConfig(learning_rate=config.value_learning_rate, eps=1e-5), torch.float32
         ),
-        generator=Generator(policy, max_tokens=config.max_tokens),
+        generator=Generator(policy),
         pretraining=None,
     )
     return cast, reference.model

@@ -146,9 +146,16 @@ def test_each_minibatch_has_its_own_trees_whatever_the_passes(
     assert len(batches) == count
     for start, batch in zip(range(0, len(trees), len(answers)), batches, strict=True):
         assert len(batch) % ranks == 0
-        found = [tree for each in batch for tree in each.trees]
-        assert sorted(tree.prompt[0] for tree in found) == list(range(start, start + len(answers)))
+        found: dict[int, list[tuple[int, bool]]] = {}
         for each in batch:
-            assert each.ended == tuple(end for tree in each.trees for end in ended[tree.prompt[0]])
+            ends = iter(each.ended)
+            for tree in each.trees:  # of a tree that is larger than a pass, a part
+                found.setdefault(tree.prompt[0], []).extend((len(answer), next(ends)) for answer in tree.answers)
+            assert next(ends, None) is None
             assert each.lengths == [len(answer) for tree in each.trees for answer in tree.answers]
-            assert len(each.trees) <= 1 or sum(tree.num_tokens for tree in each.trees) <= budget
+            assert (
+                sum(len(tree.answers) for tree in each.trees) <= 1
+                or sum(tree.num_tokens for tree in each.trees) <= budget
+            )
+        expected = {n: sorted(zip(lengths[n], ended[n], strict=True)) for n in range(start, start + len(answers))}
+        assert {number: sorted(pairs) for number, pairs in found.items()} == expected

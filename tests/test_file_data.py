@@ -220,7 +220,8 @@ def test_an_id_is_the_same_in_another_process_which_loads_no_torch(tmp_path: Pat
     rows = [shown(f"Question {n}") for n in range(20)]
     dataset = load(tmp_path, rows, validation=5)
     code = (
-        "import sys\nfrom honed.training.configs import SFTConfig\nfrom honed.training.data.datasets import load_dataset\n"
+        "import sys\nfrom honed.training.configs import SFTConfig\n"
+        "from honed.training.data.datasets import load_dataset\n"
         "print(load_dataset(SFTConfig(data=sys.argv[1], validation=5), 'sft', None).id)\n"
         "print([name for name in ('torch', 'transformers', 'fastapi', 'trl') if name in sys.modules])"
     )

@@ -114,7 +114,10 @@ def test_how_many_tokens_a_pass_has_changes_no_score(folder: Path, tmp_path: Pat
     [
         ({"prompt": "Why?", "completion": "So."}, r"rows\.jsonl:2: scoring needs rows with `messages` and `answers`"),
         ({"messages": [], "answers": []}, r"rows\.jsonl:2: "),
-        (row(1, messages=[{"role": "user", "content": "x" * 600}]), "longer than the model's context of 512 tokens"),
+        (
+            row(1, messages=[{"role": "user", "content": "x" * 600}]),
+            r"rows\.jsonl:2: the prompt leaves no room in the 512 tokens",
+        ),
     ],
 )
 def test_a_row_that_cannot_be_scored_is_named(bad: dict[str, Any], reason: str, folder: Path, tmp_path: Path) -> None:

@@ -42,8 +42,10 @@ class Pair:
 
 
 def evaluate(some: Sequence[Scored]) -> dict[str, Any]:
-    """What goes into evaluation.json. `loss`: the ranking loss, the mean over prompts."""
+    """What goes into evaluation.json; nothing where there is no pair. `loss`: the ranking loss, meant over prompts."""
     by_prompt = [found for each in some if (found := list(pairs_of(each)))]
+    if not by_prompt:
+        return {}
     pairs = [pair for each in by_prompt for pair in each]
     low, high = interval(by_prompt)
     return {

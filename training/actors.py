@@ -7,7 +7,7 @@ Invariant: only the policy and the critic change; the reference is what the poli
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +27,7 @@ from honed.training.objectives import token_entropy, token_logprobs
 from honed.training.pretraining import Pretraining, load_pretraining
 from honed.training.run import Run
 from honed.training.trees import Packed, Tree, pack, plan
+from honed.training.weights import fold
 
 EPSILON: Final = 1e-5  # Adam's, for RL
 HELD_OUT: Final = 64  # prompts that are measured on
@@ -66,6 +67,14 @@ def assemble(run: Run[PPOConfig], reward_folder: Path) -> Cast:
         generator=generator_of(policy, run),
         pretraining=pretraining,
     )
+
+
+def folded(run: Run[PPOConfig], cast: Cast) -> Cast:
+    """The cast with the policy's adapters folded in, as it will be saved; the reference is loaded then."""
+    if cast.reference is not None:
+        return cast
+    fold(run, cast.policy.model)
+    return replace(cast, reference=load_model(run.parent, run.dtype, run.ranks.device))
 
 
 def answer(

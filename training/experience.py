@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from honed.training.objectives import gae, kl_rewards, whiten
-from honed.training.trees import Tree, plan
+from honed.training.trees import Tree, divided, plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +80,16 @@ def minibatches(
     size = len(trees) // count
     found = []
     for start in range(0, len(trees), size):
-        own = range(start, start + size)
-        passes = plan([trees[i].num_tokens for i in own], budget, ranks)
-        found.append([_pass([start + i for i in chosen], trees, ended) for chosen in passes])
+        own = slice(start, start + size)
+        ends = iter([end for each in ended[own] for end in each])
+        parts = [(part, [next(ends) for _ in part.answers]) for tree in trees[own] for part in divided(tree, budget)]
+        passes = plan([part.num_tokens for part, _ in parts], budget, ranks)
+        found.append([_pass([parts[i] for i in chosen]) for chosen in passes])
     return found
 
 
-def _pass(chosen: Sequence[int], trees: Sequence[Tree], ended: Sequence[Sequence[bool]]) -> Pass:
-    return Pass(tuple(trees[i] for i in chosen), tuple(end for i in chosen for end in ended[i]))
+def _pass(chosen: Sequence[tuple[Tree, list[bool]]]) -> Pass:
+    return Pass(tuple(tree for tree, _ in chosen), tuple(end for _, ends in chosen for end in ends))
 
 
 def advantages(

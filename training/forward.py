@@ -34,29 +34,35 @@ def scalar_numbers(model: ScalarModel, packed: Packed, keep: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def check_packing(model: PreTrainedModel) -> None:
-    """Raises TrainingError where a packed batch's logits differ from those of its sequences alone."""
+def check_packing(model: PreTrainedModel | ScalarModel) -> None:
+    """Raises TrainingError where a packed batch's numbers differ from those of its sequences alone: a policy's logits,
+    or the hidden states below a scalar head."""
+    backbone = model.backbone if isinstance(model, ScalarModel) else model
     vocabulary = int(model.config.get_text_config().vocab_size)
     draw = [(vocabulary // 3 + 7 * i) % vocabulary for i in range(40)]
     trees = [
         Tree(tuple(draw[:9]), (tuple(draw[9:16]), tuple(draw[16:21]))),
         Tree(tuple(draw[21:33]), (tuple(draw[33:]),)),
     ]
-    together = policy_logits(model, pack(trees, model.device)).float()
-    alone = [Tree(tree.prompt, (answer,)) for tree in trees for answer in tree.answers]
-    apart = torch.cat([_plain_logits(model, tree) for tree in alone]).float()
+    packed = pack(trees, backbone.device)
+    together = _outputs(backbone, **_inputs(backbone.config, packed))[packed.predictors]
+    alone = [torch.tensor([tree.prompt + answer], device=backbone.device) for tree in trees for answer in tree.answers]
+    lengths = [len(answer) for tree in trees for answer in tree.answers]
+    singles = [_outputs(backbone, input_ids=ids)[-n - 1 : -1] for ids, n in zip(alone, lengths, strict=True)]
+    apart = torch.cat(singles)
     error = float((together - apart).norm() / apart.norm())
-    if not error < (1e-3 if model.dtype == torch.float32 else 1e-1):
+    if not error < (1e-3 if backbone.dtype == torch.float32 else 1e-1):
         raise TrainingError(
-            f"{type(model).__name__} gives packed sequences other numbers than single ones (by {error:.1%}): it cannot "
-            "be trained here. Take a decoder with full or sliding-window attention, such as Llama, Qwen or Gemma."
+            f"{type(backbone).__name__} gives packed sequences other numbers than single ones (by {error:.1%}): it "
+            "cannot be trained here. Take a decoder with full or sliding-window attention, such as Llama or Qwen."
         )
 
 
-def _plain_logits(model: PreTrainedModel, tree: Tree) -> Tensor:
-    ids = torch.tensor([tree.prompt + tree.answers[0]], device=model.device)
-    logits: Tensor = model(input_ids=ids, use_cache=False).logits[0, len(tree.prompt) - 1 : -1]
-    return logits
+def _outputs(model: PreTrainedModel, **inputs: Any) -> Tensor:
+    """Logits, or hidden states where the model has no output layer: (T, width), in float32."""
+    output = model(**inputs, use_cache=False)
+    found: Tensor = output.logits if hasattr(output, "logits") else output.last_hidden_state
+    return found[0].float()
 
 
 def _inputs(config: Any, packed: Packed) -> dict[str, Any]:

@@ -14,19 +14,22 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from honed.models.engine.attention import ATTENTION as ENGINE_ATTENTION
-from honed.models.engine.engine import Engine, EngineConfig
-from honed.models.engine.packing import can_pack, unpack
+from honed.models.engine.engine import Engine, EngineConfig, cache_blocks
+from honed.models.engine.packing import can_pack, packed_bytes, unpack
+from honed.models.engine.runner import UnsupportedArchitectureError
 from honed.models.engine.sequence import FinishReason, SamplingParams, Sequence
 from honed.training.failures import TrainingError
 from honed.training.forward import ATTENTION
+from honed.training.learner import DivergedError
 from honed.training.loading import Loaded, load_model
+from honed.training.planning.machine import free_memory
 from honed.training.run import Run
 from honed.training.sharding import is_sharded
 from honed.training.weights import copy_whole
 
 BLOCK_SIZE = 16
 MAX_SEQUENCES = {"cpu": 64, "cuda": 256}
+CACHE_SHARE = 0.5  # of the memory that is free
 MAX_BATCH_TOKENS = {"cpu": 512, "cuda": 8192}
 
 
@@ -39,63 +42,67 @@ class Answer:
 
 
 class Generator:
-    """`max_tokens`: of a prompt and its answer together. `mirror`: a copy that takes over the weights of `loaded` each
-    time before it answers; then all ranks have to ask equally often."""
+    """Each call has an engine of its own, so that its cache is gone when the answers are there. `mirror`: a copy that
+    takes over the weights of `loaded` before it answers; then all ranks have to ask equally often."""
 
-    def __init__(self, loaded: Loaded, *, max_tokens: int, mirror: PreTrainedModel | None = None) -> None:
+    def __init__(self, loaded: Loaded, *, mirror: PreTrainedModel | None = None) -> None:
         self._trained = loaded.model
         self._model: PreTrainedModel = loaded.model if mirror is None else mirror
         self._eos_token_ids = loaded.eos_token_ids
-        place = self._model.device.type
-        self._config = EngineConfig(
-            num_blocks=MAX_SEQUENCES[place] * -(-max_tokens // BLOCK_SIZE),
-            block_size=BLOCK_SIZE,
-            max_batch_tokens=MAX_BATCH_TOKENS[place],
-            max_sequences=MAX_SEQUENCES[place],
-            pack_weights=can_pack(self._model),
-        )
-        self._engine: Engine | None = None
 
     def answer(
         self, prompts: Items[tuple[int, ...]], seeds: Items[int], *, max_new_tokens: int, temperature: float
     ) -> list[Answer]:
         """An answer to each prompt by the weights of this moment; equal prompts in a row are read once.
 
-        A temperature of 0 is greedy. Raises TrainingError where the model gives numbers that cannot be sampled from.
+        A temperature of 0 is greedy. Raises DivergedError where the model gives numbers that cannot be sampled from,
+        and TrainingError where the engine cannot run it or has no room for one answer.
         """
+        if self._model is not self._trained:
+            copy_whole(self._trained, self._model)
+        if not prompts:
+            return []
         params = SamplingParams(max_tokens=max_new_tokens, temperature=temperature, stop_token_ids=self._eos_token_ids)
         sequences: list[Sequence] = []
         for prompt, seed in zip(prompts, seeds, strict=True):
             leader = sequences[-1] if sequences and sequences[-1].prompt_ids == prompt else None
             sequences.append(Sequence(prompt, params, seed, (leader.leader or leader) if leader else None))
-        engine = self._taken_over()
         try:
-            engine.run(sequences)
+            self._engine(sequences, max(map(len, prompts)) + max_new_tokens).run(sequences)
         finally:
-            self._hand_back()
+            unpack(self._model)
+            self._model.set_attn_implementation(ATTENTION)
         if any(sequence.finish_reason == FinishReason.ERROR for sequence in sequences):
-            raise TrainingError("The policy gives numbers that are not finite: lower the learning rate.")
+            raise DivergedError("The policy's numbers are not finite: the run diverged. Lower --learning-rate.")
         return [Answer(tuple(s.output_ids), s.finish_reason == FinishReason.STOP) for s in sequences]
 
-    def _taken_over(self) -> Engine:
-        if self._model is not self._trained:
-            copy_whole(self._trained, self._model)
-        if self._engine is None:
-            self._engine = Engine(self._model, self._config)
-        else:
-            self._model.set_attn_implementation(ENGINE_ATTENTION)
-            self._engine.renew()
-        return self._engine
-
-    def _hand_back(self) -> None:
-        unpack(self._model)
-        self._model.set_attn_implementation(ATTENTION)
+    def _engine(self, sequences: Items[Sequence], longest: int) -> Engine:
+        """Sized for these sequences, `longest` tokens each, as far as memory goes."""
+        place = self._model.device
+        if not all(bool(each.isfinite().all()) for each in self._model.parameters()):
+            raise DivergedError("The policy's weights are not finite: the run diverged. Lower --learning-rate.")
+        blocks_each = -(-longest // BLOCK_SIZE)
+        most = cache_blocks(self._model, int(CACHE_SHARE * free_memory(place)), BLOCK_SIZE) // blocks_each
+        count = min(MAX_SEQUENCES[place.type], len(sequences), most)
+        if count < 1:
+            raise TrainingError(f"{place} has no memory for one answer of {longest} tokens: lower --max-tokens.")
+        config = EngineConfig(
+            num_blocks=count * (blocks_each + 1),  # one to spare for each, so that none has to wait
+            block_size=BLOCK_SIZE,
+            max_batch_tokens=MAX_BATCH_TOKENS[place.type],
+            max_sequences=count,
+            pack_weights=can_pack(self._model) and packed_bytes(self._model) < CACHE_SHARE * free_memory(place),
+        )
+        try:
+            return Engine(self._model, config)
+        except UnsupportedArchitectureError as error:
+            raise TrainingError(f"The model cannot be sampled from: {error}") from error
 
 
 def generator_of(loaded: Loaded, run: Run[Any]) -> Generator:
     """For a model that is ready to be trained. Raises as `load_model` does."""
     mirror = load_model(run.parent, run.dtype, run.ranks.device).model if is_sharded(loaded.model) else None
-    return Generator(loaded, max_tokens=run.config.max_tokens, mirror=mirror)
+    return Generator(loaded, mirror=mirror)
 
 
 def greedy(generator: Generator, prompts: Items[tuple[int, ...]], max_new_tokens: int) -> list[Answer]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from honed.training.distributed import Ranks
+from honed.training.failures import TrainingError
 from honed.training.sharding import is_sharded
 
 State: TypeAlias = dict[str, Any]  # nested, with tensors as leaves
@@ -33,6 +34,10 @@ class OptimizerConfig:
     max_grad_norm: float = 1.0
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
+
+
+class DivergedError(TrainingError):
+    """The numbers of a run are not finite any more; what they were before is untouched."""
 
 
 class Learner:
@@ -72,20 +77,27 @@ class Learner:
                 parameter.grad = None
 
     def step(self, factor: float) -> float:
-        """Sums the ranks' gradients and takes one step at `factor` of the learning rate. The norm before clipping."""
+        """Sums the ranks' gradients and takes one step at `factor` of the learning rate. The norm before clipping.
+
+        Raises DivergedError, and takes no step, where the gradient is not finite.
+        """
         if not is_sharded(self.module):  # there it was summed on the way back
             gradients = (master.grad if master.grad is not None else torch.zeros_like(master) for master in self._all())
             gathered = list(gradients)
             self.ranks.sum_in_place(gathered)
             for master, gradient in zip(self._all(), gathered, strict=True):
                 master.grad = gradient
-        norm = nn.utils.clip_grad_norm_(list(self._all()), self._config.max_grad_norm)
+        found = nn.utils.clip_grad_norm_(list(self._all()), self._config.max_grad_norm)
+        norm = float(found.full_tensor() if isinstance(found, DTensor) else found)
+        if not math.isfinite(norm):
+            self._clear()
+            raise DivergedError("The gradient is not finite: the run diverged. Lower --learning-rate.")
         for group in self._optimizer.param_groups:
             group["lr"] = self._config.learning_rate * factor
         self._optimizer.step()
         self._clear()
         self.publish(self.masters)
-        return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        return norm
 
     @torch.no_grad()
     def publish(self, weights: dict[str, Tensor]) -> None:
@@ -145,7 +157,9 @@ class Best:
 
     @torch.no_grad()
     def offer(self, masters: dict[str, Tensor], value: float) -> None:
-        """Takes the weights where `value` is no worse than what there is."""
+        """Takes the weights where `value` is no worse than what there is. Raises DivergedError for one not finite."""
+        if not math.isfinite(value):
+            raise DivergedError("What was measured on held-out data is not finite. Lower --learning-rate.")
         if value >= float(self.value):
             self.value.fill_(value)
             for name, kept in self.weights.items():

@@ -40,6 +40,7 @@ def load_scalar(folder: Path, dtype: torch.dtype, device: torch.device, seed: in
     """A reward model; of a language model's folder one with a new head."""
     model = load_scalar_model(folder, dtype=dtype, device=device, seed=seed)
     model.backbone.set_attn_implementation(ATTENTION)
+    check_packing(model)
     return model
 
 

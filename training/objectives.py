@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (the name that torch's documentation uses)
 
+ENTROPY_ROWS = 256  # at once: each takes three copies of a vocabulary
+
 
 def kl_rewards(scores: Tensor, logprobs: Tensor, reference: Tensor, mask: Tensor, beta: float) -> Tensor:
     """Rewards (B, T): -beta * (log pi - log pi_ref) at each token, and the score on top at the last one.
@@ -126,12 +128,16 @@ def grouped_ranking_loss(scores: Tensor, ranks: Tensor, *, margin: bool = False)
 
 def token_logprobs(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> Tensor:
     """Log-probability (N,) of `ids` (N,) under logits (N, vocabulary) divided by the temperature, in float32."""
-    scaled = logits.float() / temperature
+    scaled = logits.float() if temperature == 1.0 else logits.float() / temperature
     return scaled.gather(1, ids[:, None])[:, 0] - scaled.logsumexp(dim=1)
 
 
 def token_entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Entropy (N,) in nats of the distributions that logits (N, vocabulary) divided by the temperature are of."""
+    return torch.cat([_entropy(some, temperature) for some in logits.split(ENTROPY_ROWS)])
+
+
+def _entropy(logits: Tensor, temperature: float) -> Tensor:
     logs = torch.log_softmax(logits.float() / temperature, dim=1)
     return -(logs.exp() * logs).sum(dim=1)
 

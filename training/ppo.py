@@ -14,14 +14,14 @@ from pathlib import Path
 
 import torch
 
-from honed.training.actors import HELD_OUT, Cast, answer, assemble, judge, measure
+from honed.training.actors import HELD_OUT, Cast, answer, assemble, folded, judge, measure
 from honed.training.configs import PPOConfig
 from honed.training.encoding import Encoder
 from honed.training.experience import Advantage, Judgement, Pass, Round, advantages, minibatches
 from honed.training.fitting import permutation
 from honed.training.forward import policy_logits, scalar_numbers
 from honed.training.groups import prompts
-from honed.training.learner import Average, State, learning_rate_factor
+from honed.training.learner import Average, DivergedError, State, learning_rate_factor
 from honed.training.objectives import (
     adapted_coefficient,
     explained_variance,
@@ -59,6 +59,7 @@ def optimise(run: Run[PPOConfig], cast: Cast) -> Trained:
         cast.generator,
         max_tokens=config.max_tokens,
         answer_tokens=config.max_new_tokens,
+        ranks=run.ranks,
         reward_model=cast.reward_model,
     )
     average = Average(cast.learner.masters, config.ema)
@@ -85,7 +86,11 @@ def optimise(run: Run[PPOConfig], cast: Cast) -> Trained:
         run.tracker.log(0, measure(run, cast, held_out))
     stopped = None
     for iteration in range(run.start_step, config.iterations):
-        numbers, tokens = _round(run, cast, asked, iteration, float(coefficient))
+        try:
+            numbers, tokens = _round(run, cast, asked, iteration, float(coefficient))
+        except DivergedError as error:
+            stopped = str(error)
+            break
         run.tracker.log(iteration + 1, numbers, tokens=tokens)
         if (stopped := watch.see(numbers)) is not None:
             break
@@ -98,10 +103,13 @@ def optimise(run: Run[PPOConfig], cast: Cast) -> Trained:
             )
             coefficient.fill_(adapted)
         if (iteration + 1) % config.validate_every == 0 and iteration + 1 < config.iterations:
+            cast.learner.publish(average.weights)  # what would be kept
             run.tracker.log(iteration + 1, measure(run, cast, held_out))
+            cast.learner.publish(cast.learner.masters)
         if (iteration + 1) % config.save_every == 0 and iteration + 1 < config.iterations:
             save_state(run.folder, iteration + 1, state, run.ranks)
     cast.learner.publish(good if stopped else average.weights)
+    cast = folded(run, cast)
     measured = measure(run, cast, held_out)
     run.tracker.log(iteration + 1, measured)
     return Trained(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean, pstdev
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from honed.training.objectives import grouped_ranking_loss, ranked_pairs
 from honed.training.run import Run, Trained
 from honed.training.scoring import score_trees
 from honed.training.trees import pack
-from honed.training.weights import whole_state
+from honed.training.weights import fold, whole_state
 
 SCALED_ON: Final = 128  # prompts that set the scale
 
@@ -42,17 +42,16 @@ def train_reward(run: Run[RewardConfig]) -> Trained:
     learner = learner_of(model, config, run.ranks, run.dtype, learning_rate=config.learning_rate)
 
     def measure(_epoch: int) -> Metrics:
-        if not held_out:
-            return {}
-        report = evaluate(scored(run, model, held_out))
-        return {"validation/accuracy": report["accuracy"], "validation/loss": report["loss"]}
+        report = evaluate(scored(run, model, held_out)) if held_out else {}
+        return {f"validation/{name}": report[name] for name in ("accuracy", "loss") if name in report}
 
     schedule = Plan(
         epochs=config.epochs, batch_size=config.batch_size, warmup=config.warmup, final=config.final_learning_rate
     )
     fit(run, learner, train, objective(model, margin=config.margin), schedule, measure, {})
-    set_scale(run, model, encoder, train)
-    evaluation = evaluate(scored(run, model, held_out)) if held_out else {}
+    fold(run, model)
+    scale = set_scale(run, model, encoder, train)
+    evaluation = (evaluate(scored(run, model, held_out)) if held_out else {}) | {"scale": scale}
     metrics = {name: value for name, value in evaluation.items() if isinstance(value, float)}
     return Trained(model, whole_state(model), tokenizer, metrics, evaluation=evaluation)
 
@@ -77,14 +76,19 @@ def scored(run: Run[RewardConfig], model: ScalarModel, some: Sequence[Group]) ->
     return [Scored(group, tuple(each)) for group, each in zip(some, numbers, strict=True)]
 
 
-def set_scale(run: Run[RewardConfig], model: ScalarModel, encoder: Encoder, train: Sequence[Group]) -> None:
-    """From the first SCALED_ON prompts of the training data; where nobody demonstrated, the best answers stand in."""
+def set_scale(run: Run[RewardConfig], model: ScalarModel, encoder: Encoder, train: Sequence[Group]) -> dict[str, Any]:
+    """From the first SCALED_ON prompts of the training data; where nobody demonstrated, the best answers stand in.
+
+    What 0 is, and the raw mean and standard deviation.
+    """
     judged = scored(run, model, train[:SCALED_ON])
     every = [number for each in judged for number in each.numbers]
     trees = demonstrations(run.dataset.of("train"), encoder)[:SCALED_ON]
     shown = [numbers[0] for numbers in score_trees(model, trees, run.tokens_per_pass, run.ranks)]
     best = [each.numbers[each.group.ranks.index(1)] for each in judged]
-    model.set_scale(fmean(shown or best), pstdev(every) or 1.0)
+    mean, std = fmean(shown or best), pstdev(every) or 1.0
+    model.set_scale(mean, std)
+    return {"zero": "demonstrations" if shown else "best answers", "mean": mean, "std": std}
 
 
 def _share_right(scores: Tensor, ranks: Tensor) -> float:

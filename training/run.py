@@ -22,6 +22,12 @@ Config = TypeVar("Config", bound=RunConfig)
 TOKENS_PER_PASS = {"cpu": 512, "cuda": 4096}
 
 
+def compute_dtype(config: RunConfig, device: torch.device) -> torch.dtype:
+    """bfloat16 or float32: float16, which serves on older GPUs, loses small gradients. Raises PolicyError."""
+    dtype = choose_dtype(config.dtype, device)
+    return torch.float32 if dtype == torch.float16 else dtype
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run(Generic[Config]):
     """`parent`: the folder of the checkpoint that is trained. `start_step`: 0, or that of the state to go on from."""
@@ -38,7 +44,7 @@ class Run(Generic[Config]):
     @property
     def dtype(self) -> torch.dtype:
         """What is computed in. Raises PolicyError."""
-        return choose_dtype(self.config.dtype, self.ranks.device)
+        return compute_dtype(self.config, self.ranks.device)
 
     @property
     def tokens_per_pass(self) -> int:

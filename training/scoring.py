@@ -8,17 +8,21 @@ from typing import Any
 
 import torch
 
+from honed.models.checkpoint import read_lineage
 from honed.models.policy import choose_device, choose_dtype, load_tokenizer
 from honed.models.scalar_head import ScalarModel
 from honed.server.store.exchange.reading import Malformed, read
 from honed.server.store.exchange.records import Ranking
+from honed.server.store.messages import batches
+from honed.training.configs import RewardConfig
 from honed.training.distributed import Ranks
 from honed.training.encoding import Encoder
 from honed.training.failures import TrainingError
 from honed.training.forward import scalar_numbers
 from honed.training.loading import load_scalar
+from honed.training.planning.estimates import read_shape
 from honed.training.run import TOKENS_PER_PASS
-from honed.training.trees import Tree, pack, plan
+from honed.training.trees import Tree, divided, pack, plan
 
 ROWS_AT_ONCE = 64
 
@@ -29,13 +33,16 @@ def score_trees(
 ) -> list[list[float]]:
     """The raw number at the last token of each answer, by tree. `ranks`: who share the work; all get all of it."""
     ranks = ranks or Ranks(model.device)
-    passes = plan([tree.num_tokens for tree in trees], tokens_per_pass, ranks.size)
+    parts = [(number, part) for number, tree in enumerate(trees) for part in divided(tree, tokens_per_pass)]
+    passes = plan([part.num_tokens for _, part in parts], tokens_per_pass, ranks.size)
     # An empty pass runs another's, for nothing: the layers of a model that is shared out need every rank.
-    own = [_numbers(model, [trees[i] for i in chosen or passes[0]]) for chosen in ranks.share(passes)]
-    found: list[list[float]] = [[] for _ in trees]
+    own = [_numbers(model, [parts[i][1] for i in chosen or passes[0]]) for chosen in ranks.share(passes)]
+    said: dict[int, list[float]] = {}
     for chosen, numbers in zip(passes, map(iter, ranks.gather(own)), strict=True):
-        for i in chosen:
-            found[i] = [next(numbers) for _ in trees[i].answers]
+        said |= {i: [next(numbers) for _ in parts[i][1].answers] for i in chosen}
+    found: list[list[float]] = [[] for _ in trees]
+    for i, (number, _) in enumerate(parts):
+        found[number] += said[i]
     return found
 
 
@@ -56,35 +63,43 @@ def score_file(
 ) -> Iterator[dict[str, Any]]:
     """The rankings of a file in its order, each answer with its `score`.
 
-    All rows are read before any weights. Raises TrainingError for a row that is no ranking or has no room for an
-    answer in the model's context.
+    Answers are cut where the model's training cut them. All rows are read before any weights. Raises TrainingError for
+    a row that is no ranking or whose prompt leaves no room for an answer.
     """
-    rankings = list(_rankings(data))
-    place = choose_device(device)
-    model = load_scalar(folder, choose_dtype(dtype, place), place)
-    encoder = Encoder(load_tokenizer(folder), model.config.get_text_config().max_position_embeddings, 10**9)
-    budget = tokens_per_pass or TOKENS_PER_PASS[place.type]
-    for start in range(0, len(rankings), ROWS_AT_ONCE):
-        some = rankings[start : start + ROWS_AT_ONCE]
-        trees = [_tree(ranking, encoder) for ranking in some]
-        scores = normalised(model, score_trees(model, trees, budget))
-        for ranking, numbers in zip(some, scores, strict=True):
+    found = list(_rankings(data))
+    encoder = _encoder(folder)
+    rows = [(ranking, _tree(ranking, encoder, place)) for place, ranking in found]
+    where = choose_device(device)
+    model = load_scalar(folder, choose_dtype(dtype, where), where)
+    budget = tokens_per_pass or TOKENS_PER_PASS[where.type]
+    for some in batches(rows, ROWS_AT_ONCE):
+        scores = normalised(model, score_trees(model, [tree for _, tree in some], budget))
+        for (ranking, _), numbers in zip(some, scores, strict=True):
             yield _row(ranking, numbers)
 
 
-def _rankings(data: Path) -> Iterator[Ranking]:
+def _encoder(folder: Path) -> Encoder:
+    """With the lengths that the reward model was trained on."""
+    lineage = read_lineage(folder)
+    used = RewardConfig.model_validate(lineage.settings if lineage is not None and lineage.stage == "reward" else {})
+    return Encoder(load_tokenizer(folder), min(used.max_tokens, read_shape(folder).context_length), used.answer_tokens)
+
+
+def _rankings(data: Path) -> Iterator[tuple[str, Ranking]]:
+    """Each with where it stands."""
     for entry in read(data):
+        place = f"{entry.path}:{entry.line}"
         if isinstance(entry, Malformed):
-            raise TrainingError(f"{entry.path}:{entry.line}: {entry.reason}")
+            raise TrainingError(f"{place}: {entry.reason}")
         if not isinstance(entry.record, Ranking):
-            raise TrainingError(f"{entry.path}:{entry.line}: scoring needs rows with `messages` and `answers`.")
-        yield entry.record
+            raise TrainingError(f"{place}: scoring needs rows with `messages` and `answers`.")
+        yield place, entry.record
 
 
-def _tree(ranking: Ranking, encoder: Encoder) -> Tree:
+def _tree(ranking: Ranking, encoder: Encoder, place: str) -> Tree:
     tree = encoder.tree(ranking.prompt, [answer.text for answer in ranking.answers])
     if tree is None:
-        raise TrainingError(f"A prompt is longer than the model's context of {encoder.max_tokens} tokens: shorten it.")
+        raise TrainingError(f"{place}: the prompt leaves no room in the {encoder.max_tokens} tokens of the model.")
     return tree
 
 

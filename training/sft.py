@@ -29,7 +29,7 @@ from honed.training.run import Run, Trained
 from honed.training.scoring import normalised, score_trees
 from honed.training.showcase import Showcase
 from honed.training.trees import Tree, pack, plan
-from honed.training.weights import whole_state
+from honed.training.weights import fold, whole_state
 
 ANSWER_TOKENS: Final = 128  # of answers that are made to be scored or shown, where so many leave room for a prompt
 SCORED: Final = 64  # prompts
@@ -56,6 +56,7 @@ def train_sft(run: Run[SFTConfig], reward_folder: Path | None) -> Trained:
         generator,
         max_tokens=config.max_tokens,
         answer_tokens=answer_tokens,
+        ranks=run.ranks,
         reward_model=reward_model,
     )
     best = Best(learner.masters)
@@ -78,9 +79,10 @@ def train_sft(run: Run[SFTConfig], reward_folder: Path | None) -> Trained:
     )
     fit(run, learner, trees, objective(loaded, run.ranks.device), schedule, measure, best.state())
     learner.publish(best.weights)
+    fold(run, loaded.model)
     with dropout.off(hooks):
         samples = showcase.after()
-    summary = _summary(best, reward_model, is_measured=bool(unseen))
+    summary = _summary(best, is_measured=bool(unseen), by_score=bool(reward_model and asked))
     return Trained(loaded.model, whole_state(loaded.model), loaded.tokenizer, summary, samples=samples)
 
 
@@ -114,15 +116,15 @@ def _mean_score(
     asked: Sequence[tuple[int, ...]],
     answer_tokens: int,
 ) -> float:
-    """The mean reward of greedy answers."""
-    answers = greedy(generator, asked, answer_tokens)
+    """The mean reward of greedy answers, which the ranks share."""
+    answers = run.ranks.gather(greedy(generator, run.ranks.share(asked), answer_tokens))
     trees = [Tree(prompt, (answer.ids,)) for prompt, answer in zip(asked, answers, strict=True)]
-    scores = normalised(reward_model, score_trees(reward_model, trees, run.tokens_per_pass))
+    scores = normalised(reward_model, score_trees(reward_model, trees, run.tokens_per_pass, run.ranks))
     return sum(numbers[0] for numbers in scores) / len(scores)
 
 
-def _summary(best: Best, reward_model: ScalarModel | None, *, is_measured: bool) -> dict[str, float]:
+def _summary(best: Best, *, is_measured: bool, by_score: bool) -> dict[str, float]:
     """What the weights were chosen by."""
     if not is_measured:
         return {}
-    return {"validation/score": float(best.value)} if reward_model else {"validation/loss": -float(best.value)}
+    return {"validation/score": float(best.value)} if by_score else {"validation/loss": -float(best.value)}

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from honed.models.scalar_head import ScalarModel
 from honed.training.data.datasets import Example
+from honed.training.distributed import Ranks
 from honed.training.encoding import Encoder
 from honed.training.generation import Answer, Generator, greedy, text_of
 from honed.training.groups import texts_of
@@ -35,6 +36,7 @@ class Showcase:
         *,
         max_tokens: int,
         answer_tokens: int,
+        ranks: Ranks,
         reward_model: ScalarModel | None = None,
     ) -> None:
         encoder = Encoder(loaded.tokenizer, max_tokens, answer_tokens)
@@ -45,11 +47,16 @@ class Showcase:
         self._loaded = loaded
         self._generator = generator
         self._answer_tokens = answer_tokens
+        self._ranks = ranks
         self._reward_model = reward_model
 
     def before(self) -> None:
         """To be called with the weights that the run starts from."""
-        self._path.write_text(json.dumps(self._answered()), encoding="utf-8")
+        answered = self._answered()
+        if self._ranks.is_first:
+            partial = self._path.with_name(f".{self._path.name}.partial")
+            partial.write_text(json.dumps(answered), encoding="utf-8")
+            partial.replace(self._path)
 
     def after(self) -> list[dict[str, Any]]:
         """The rows of samples.jsonl, with the weights of now."""

@@ -99,6 +99,20 @@ def _mask(tree_of: Tensor, branch_of: Tensor) -> Tensor:
     return (is_back & (tree_of[:, None] == tree_of[None, :]) & (is_own | is_prompt))[None, None]
 
 
+def divided(tree: Tree, budget: int) -> list[Tree]:
+    """The tree, or where it is larger than `budget` several, each with the prompt and as many answers as fit, in order:
+    for passes in which answers have nothing to do with each other."""
+    parts: list[list[tuple[int, ...]]] = []
+    room = 0
+    for answer in tree.answers:
+        if not parts or len(answer) > room:
+            parts.append([])
+            room = budget - len(tree.prompt)
+        parts[-1].append(answer)
+        room -= len(answer)
+    return [Tree(tree.prompt, tuple(answers)) for answers in parts]
+
+
 def plan(sizes: Sequence[int], budget: int, multiple_of: int = 1) -> list[list[int]]:
     """Shares items of `sizes` tokens out to passes of at most `budget` (a larger item gets one alone).
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any, Final
+
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from honed.training.adapters import folded_state, has_adapters
-from honed.training.sharding import whole
+from honed.training.adapters import fold_adapters, folded_state, has_adapters
+from honed.training.run import Run
+from honed.training.sharding import is_sharded, whole
+
+LEAST_LEFT: Final = 0.9
 
 
 def whole_state(module: nn.Module) -> dict[str, Tensor]:
@@ -15,6 +20,19 @@ def whole_state(module: nn.Module) -> dict[str, Tensor]:
     state = _state(module)
     gathered: dict[int | str, Tensor] = {}
     return {name: gathered.setdefault(_place(each) or name, whole(each)) for name, each in state.items()}
+
+
+def fold(run: Run[Any], module: nn.Module) -> None:
+    """Folds adapters in for good, so that what is measured from here on is what is saved. Those of a model that is
+    shared out are folded in when it is gathered to be saved."""
+    if not has_adapters(module) or is_sharded(module):
+        return
+    left = fold_adapters(module)
+    if left < LEAST_LEFT:
+        run.tracker.note(
+            f"Rounding to {str(run.dtype).removeprefix('torch.')} leaves {left:.0%} of what the adapters learned: "
+            "raise --learning-rate, or take --dtype float32."
+        )
 
 
 @torch.no_grad()

@@ -91,14 +91,6 @@ class Engine:
                     samples[token.sequence].append(token.sample)
         return list(samples.values())
 
-    def renew(self) -> None:
-        """To be called when the model's weights have changed, while nothing runs: what was computed with the old ones
-        is forgotten, and packed weights are packed again."""
-        assert self.is_idle
-        self.cache.forget_all()
-        if self.config.pack_weights:
-            self.runner.repack()
-
     @property
     def is_idle(self) -> bool:
         return not (self.scheduler.running or self.scheduler.waiting)

@@ -103,11 +103,6 @@ class KVCache:
             if digest is not None:
                 del self._block_of[digest]
 
-    def forget_all(self) -> None:
-        """No prefix will be found any more: what is in the blocks was computed with other weights."""
-        self._digest_of.clear()
-        self._block_of.clear()
-
     def is_free(self, block: int) -> bool:
         return block in self._free
 

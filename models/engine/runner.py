@@ -54,12 +54,6 @@ class Runner:
         self.cache.erase(blocks)
 
     @torch.inference_mode()
-    def repack(self) -> None:
-        """Packs the weights as they are now."""
-        unpack(self.model)
-        pack(self.model)
-
-    @torch.inference_mode()
     def prepare(self, *, pack_weights: bool) -> None:
         """Packs the weights if asked to, and compares the engine's logits of a short prompt with those of transformers'
         own layers and attention.

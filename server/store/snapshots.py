@@ -1,7 +1,7 @@
 """Snapshots of training data and the checkpoints trained on them: every query on `snapshots`, `snapshot_rows` and
 `checkpoints` that is not an erasure's.
 
-Owns how they are written and read back. Does not choose what a snapshot holds (`honed.training.data.datasets`), and what
+Owns how they are written and read back. Does not choose what a snapshot holds (`training/data/datasets.py`), and what
 leaves one is erasure's business (`erasure.py`). Invariants: a snapshot's id stands for its rows, so writing it again
 changes nothing, but for rows that were erased and are in the store anew: they take their places again, or an erasure
 would not find what was trained on a second time. A checkpoint is written once.

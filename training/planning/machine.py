@@ -41,7 +41,7 @@ def this_machine(config: RunConfig, home: Path) -> Machine:
         device=str(device),
         number_bytes=choose_dtype(config.dtype, device).itemsize,
         tokens_per_pass=config.tokens_per_pass or TOKENS_PER_PASS[device.type],
-        free_memory=_free_memory(device),
+        free_memory=free_memory(device),
         free_disk=shutil.disk_usage(_existing(home)).free,
         ranks=int(os.environ.get("WORLD_SIZE", "1")),
     )
@@ -73,7 +73,8 @@ def _timed(left: torch.Tensor, right: torch.Tensor, times: int, device: torch.de
     return max(time.perf_counter() - started_s, 1e-9)
 
 
-def _free_memory(device: torch.device) -> int:
+def free_memory(device: torch.device) -> int:
+    """Bytes that one process of this machine may take on `device`."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
