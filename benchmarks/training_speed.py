@@ -3,9 +3,9 @@
     .venv/bin/python benchmarks/training_speed.py --data rankings.jsonl
 
 Rows as `honed export --what rankings` writes them, with demonstrations. SFT learns the demonstrations; the reward
-model learns pairs, the best answer and the worst of each row, since TRL has no rankings of more. Tokens are those of the rows:
-a prompt counts as often as its trainer is given it, padding never counts. Both compute in the number format that honed
-chooses here, without gradient checkpointing; the first step of each round is not timed.
+model learns pairs, the best answer and the worst of each row, since TRL has no rankings of more. Tokens are those of
+the rows: a prompt counts as often as its trainer is given it, padding never counts. Both compute in the number format
+that honed chooses here, without gradient checkpointing; the first step of each round is not timed.
 """
 
 from __future__ import annotations
@@ -123,10 +123,7 @@ def reward_rounds(
     folder: Path, groups: Sequence[Group], batch_size: int, per_pass: int
 ) -> dict[str, Callable[[], float]]:
     rows = [
-        {
-            f"{name}_ids": [*group.tree.prompt, *answer]
-            for name, answer in zip(("chosen", "rejected"), group.tree.answers)
-        }
+        {"chosen_ids": [*group.tree.prompt, *better], "rejected_ids": [*group.tree.prompt, *worse]}
         for group in groups
         for better, worse in [group.tree.answers]
     ]

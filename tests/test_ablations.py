@@ -179,3 +179,27 @@ def test_without_pretraining_texts_the_language_is_lost_and_with_them_kept(speak
     for end in (lost, kept):
         assert end["validation/score"] > start["validation/score"] + 1.0
     assert EOS not in CIRCLE
+
+
+def test_a_run_that_diverges_gives_back_the_last_good_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the third round the critic's gradient is not finite any more."""
+    config = settings(iterations=6, kl_coefficient=0.4, max_new_tokens=2)
+    cast, _ = cast_of(config, torch.randn(VOCABULARY, 2, generator=torch.Generator().manual_seed(0)), 0)
+    rounds: list[Weights] = []
+    round_ = ppo._round
+
+    def breaking(run: Run[PPOConfig], cast: Cast, *rest: Any) -> Any:
+        rounds.append({name: each.detach().clone() for name, each in cast.learner.masters.items()})
+        if len(rounds) == 3:
+            with torch.no_grad():
+                cast.critic.head.weight.fill_(torch.nan)
+        return round_(run, cast, *rest)
+
+    monkeypatch.setattr(ppo, "_round", breaking)
+    run = run_of(config, tmp_path)
+    with run.tracker:
+        trained = ppo.optimise(run, cast)
+    assert trained.stopped is not None
+    assert "diverged" in trained.stopped
+    assert len(rounds) == 3
+    assert all(torch.equal(trained.model.get_parameter(name), each) for name, each in rounds[1].items())

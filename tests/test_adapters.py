@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from honed.models.checkpoint import Lineage, new_checkpoint_id, save_checkpoint
 from honed.models.policy import load_policy
 from honed.models.scalar_head import ScalarModel, load_scalar_model
-from honed.training.adapters import add_adapters, folded_state, has_adapters, without_adapters
+from honed.training.adapters import add_adapters, fold_adapters, folded_state, has_adapters, without_adapters
 from honed.training.distributed import Ranks
 from honed.training.forward import scalar_numbers
 from honed.training.learner import Learner, OptimizerConfig
@@ -151,3 +151,24 @@ def test_a_scalar_model_trains_its_head_beside_the_adapters_and_is_saved_whole(t
     with torch.no_grad():
         expected = scalar_numbers(model, packed, packed.ends)
         torch.testing.assert_close(scalar_numbers(loaded, packed, packed.ends), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_adapters_are_folded_in_for_good(architecture: Architecture) -> None:
+    model = with_adapters(tiny_model(architecture))
+    train(model)
+    expected = logits(model)
+    assert fold_adapters(model) == pytest.approx(1.0, abs=1e-3)
+    assert not has_adapters(model)
+    torch.testing.assert_close(logits(model), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_what_rounding_takes_away_is_told() -> None:
+    """In bfloat16 a change of far less than 1 / 256 of a weight is lost."""
+    model = with_adapters(tiny_model())
+    train(model, torch.bfloat16)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_B" in name:
+                parameter.mul_(1e-3)
+    assert fold_adapters(model) < 0.5

@@ -125,3 +125,16 @@ def test_a_model_that_gives_no_numbers_is_refused() -> None:
         model.lm_head.weight.fill_(torch.nan)
     with pytest.raises(TrainingError):
         check_packing(model)
+
+
+def test_a_backbone_that_looks_across_answers_is_refused_below_a_scalar_head_too() -> None:
+    """It adds to each token the mean of all before it, whatever the mask says."""
+    model = scalar_model("llama")
+    check_packing(model)
+
+    def leak(_module: object, _inputs: object, output: Tensor) -> Tensor:
+        return output + output.cumsum(dim=1) / torch.arange(1, output.shape[1] + 1)[None, :, None]
+
+    model.backbone.norm.register_forward_hook(leak)
+    with pytest.raises(TrainingError, match="cannot be trained here"):
+        check_packing(model)

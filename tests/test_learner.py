@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from honed.models.scalar_head import ScalarModel
 from honed.training.distributed import Ranks
-from honed.training.learner import Average, Best, Learner, OptimizerConfig, learning_rate_factor
+from honed.training.learner import Average, Best, DivergedError, Learner, OptimizerConfig, learning_rate_factor
 
 RANKS = Ranks(torch.device("cpu"))
 
@@ -242,3 +242,23 @@ def test_a_constant_learning_rate_and_runs_of_one_step() -> None:
     assert [learning_rate_factor(step, 3, warmup=0, final=1.0) for step in range(3)] == [1.0] * 3
     assert learning_rate_factor(0, 1, warmup=0.0, final=0.0) == 1.0
     assert learning_rate_factor(0, 1, warmup=0.5, final=0.0) == pytest.approx(1 / 1.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_changes_nothing(dtype: torch.dtype, wrong: float) -> None:
+    learner = learner_of(Numbers(), dtype)
+    before = {name: each.detach().clone() for name, each in learner.masters.items()}
+    pull(learner, wrong)
+    with pytest.raises(DivergedError, match="Lower --learning-rate"):
+        learner.step(1.0)
+    assert all(torch.equal(learner.masters[name], each) for name, each in before.items())
+    pull(learner)
+    assert math.isfinite(learner.step(1.0))  # nothing of it is left in the buffer
+
+
+def test_the_best_refuses_what_is_not_finite() -> None:
+    learner = learner_of(Numbers())
+    best = Best(learner.masters)
+    with pytest.raises(DivergedError, match="not finite"):
+        best.offer(learner.masters, math.nan)

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from honed.training.forward import policy_logits
 from honed.training.objectives import token_logprobs
-from honed.training.trees import Tree, pack, plan
+from honed.training.trees import Tree, divided, pack, plan
 
 VOCABULARY = 268
 
@@ -122,3 +122,12 @@ def test_fewer_items_than_ranks_leave_passes_empty() -> None:
     assert plan([3], 10, 3) == [[0], [], []]
     assert plan([1, 1, 1, 1], 10, 2) == [[0, 2], [1, 3]]
     assert plan([], 10, 2) == []
+
+
+@given(tree=trees, budget=st.integers(1, 40))
+def test_a_tree_is_divided_by_its_answers(tree: Tree, budget: int) -> None:
+    parts = divided(tree, budget)
+    assert [answer for part in parts for answer in part.answers] == list(tree.answers)
+    assert all(part.prompt == tree.prompt and part.answers for part in parts)
+    assert all(part.num_tokens <= budget or len(part.answers) == 1 for part in parts)
+    assert len(parts) == 1 or tree.num_tokens > budget

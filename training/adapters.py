@@ -70,7 +70,7 @@ def fold_adapters(module: nn.Module) -> float:
         if isinstance(layer, Linear):
             base = layer.get_base_layer()
             weight = base.get_parameter("weight")
-            delta, before = layer.get_delta_weight(ADAPTER).float(), weight.float()
+            delta, before = layer.get_delta_weight(ADAPTER).float(), weight.clone().float()
             weight.copy_(before + delta)
             wanted += float((delta * delta).sum())
             kept += float((delta * (weight.float() - before)).sum())
