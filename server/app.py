@@ -36,9 +36,17 @@ def create_app(settings: Settings) -> FastAPI:
     for family in (chat, completions, stored, feedback, labeling, models, health):
         app.include_router(family.router)
     add_components(app)
+    _make_routes(app)
     install_error_handlers(app)
     app.add_middleware(EdgeMiddleware, max_body_bytes=settings.max_body_bytes, count_error=metrics.count_error)
     return app
+
+
+def _make_routes(app: FastAPI) -> None:
+    """FastAPI makes the routes of a router when it is first asked for one: here, and not in somebody's first request,
+    where a second application in the same process would build the same models at the same time."""
+    for route in app.router.routes:
+        route.matches({"type": "http", "method": "GET", "path": "/", "root_path": "", "headers": []})
 
 
 @asynccontextmanager

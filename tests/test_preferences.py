@@ -253,7 +253,7 @@ def test_dpo_makes_the_better_answer_likelier(policy_folder: Path, tmp_path: Pat
     assert [step for step, _, metrics in log.lines if "validation/loss" in metrics] == [2, 4, 6]
     tokens = sum(2 * len(row["prompt_ids"]) + len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in rows)
     assert log.lines[-1][1] == 3 * tokens
-    assert trained.stopped_reason is None
+    assert trained.stopped is None
 
 
 def test_what_comes_back_can_be_saved_and_served(policy_folder: Path, tmp_path: Path) -> None:

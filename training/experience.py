@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from honed.training.objectives import gae, kl_rewards, whiten
+from honed.training.objectives import gae, kl_k1, kl_rewards, whiten
 from honed.training.trees import Tree, divided, plan
 
 
@@ -119,7 +119,7 @@ def advantages(
     flat = whiten(estimated, mask)[mask], returns[mask]
     sizes = [sum(each.lengths) for each in passes]
     parts = [Advantage(*each) for each in zip(*(tensor.split(sizes) for tensor in flat), strict=True)]
-    kl = torch.where(mask, logprobs - reference, 0.0).sum(dim=1)
+    kl = torch.where(mask, kl_k1(logprobs, reference), 0.0).sum(dim=1)
     return Round(mask, scores, rewards, kl, values, returns, entropy, ended), parts
 
 

@@ -20,7 +20,7 @@ def kl_rewards(scores: Tensor, logprobs: Tensor, reference: Tensor, mask: Tensor
     `scores`: (B,). The estimate is k1, detached: inside a reward it is unbiased (Ziegler et al. 2019, equation 2;
     Ouyang et al. 2022, equation 2).
     """
-    rewards = torch.where(mask, -beta * (logprobs - reference), 0.0).detach()
+    rewards = torch.where(mask, -beta * kl_k1(logprobs, reference), 0.0).detach()
     last = mask.sum(dim=1) - 1
     rewards[torch.arange(len(scores)), last] += scores
     return rewards

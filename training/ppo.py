@@ -25,6 +25,7 @@ from honed.training.learner import Average, DivergedError, State, learning_rate_
 from honed.training.objectives import (
     adapted_coefficient,
     explained_variance,
+    kl_k3,
     policy_loss,
     token_logprobs,
     value_loss,
@@ -224,11 +225,11 @@ def _policy_gradient(run: Run[PPOConfig], cast: Cast, work: Work) -> Sums:
         old_logprobs = old.logprobs.to(device)
         loss, clipped = policy_loss(logprobs, old_logprobs, push.advantages.to(device), run.config.clip, count)
         cast.learner.backward(loss)
-        change = (logprobs.detach() - old_logprobs).float()
+        now = logprobs.detach()
         sums["ppo/policy_loss"] += float(loss.detach())
         sums["ppo/clip_fraction"] += float(clipped.float().sum()) / count
-        sums["ppo/approx_kl"] += float((torch.expm1(change) - change).sum()) / count
-        sums["ratio_error"] = max(sums["ratio_error"], float(torch.expm1(change).abs().max()))
+        sums["ppo/approx_kl"] += float(kl_k3(old_logprobs, now).sum()) / count
+        sums["ratio_error"] = max(sums["ratio_error"], float(torch.expm1(now - old_logprobs).abs().max()))
     return sums
 
 
