@@ -2,7 +2,8 @@
 
 Owns how a run is asked for and what is said of it. What the options are is in `training/configs.py`; the runs are in
 `training/runs.py`. Invariants: the commands are built when they are asked for, so that no other command waits for
-them; nothing heavy is imported before the options are known to be good; under torchrun the first rank speaks for all.
+them; nothing heavy is imported before the options are known to be good; under torchrun the first rank speaks for all,
+and another one only of what it alone met with.
 """
 
 from __future__ import annotations
@@ -179,10 +180,14 @@ def _trained(configs: Mapping[Stage, RunConfig], home: Path, engine: Engine | No
 
 @contextmanager
 def _store(configs: Iterable[RunConfig], database_url: str | None, home: Path) -> Iterator[Engine | None]:
-    """The store, where there is one: it notes new checkpoints too. None is made to read nothing from it."""
+    """The store, where there is one: it notes new checkpoints too. None is made to read nothing from it. Of several
+    ranks only the first has it."""
     from honed.server.store.database import StoreError
     from honed.server.store.database import database_url as url_of
 
+    if not _is_first_rank():
+        yield None
+        return
     url = url_of(database_url, home)
     if url.drivername == "sqlite" and not Path(url.database or "").is_file():
         if any(_reads_store(config.data) for config in configs):
@@ -203,16 +208,18 @@ def _reads_store(data: str) -> bool:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """What ends a command that trains or scores, as one line; of several ranks, only the first says it."""
+    """What ends a command that trains or scores, as one line; what all ranks raise, only the first one says."""
     from honed.models.sources import SourceError
     from honed.server.store.database import StoreError
     from honed.server.store.exchange.files import FileError
-    from honed.training.failures import TrainingError
+    from honed.training.failures import TrainingError, is_said_by_first
 
     try:
         yield
     except (TrainingError, SourceError, StoreError, FileError) as error:
-        raise (fail(str(error)) if _is_first_rank() else typer.Exit(1)) from None
+        if is_said_by_first(error):
+            raise typer.Exit(1) from None
+        raise fail(str(error) if _is_first_rank() else f"rank {os.environ['RANK']}: {error}") from None
 
 
 @contextmanager
@@ -221,6 +228,7 @@ def loading_explained() -> Iterator[None]:
     own bars and tables stay out of sight: a run says itself what is worth knowing."""
     from transformers.utils import logging
 
+    from honed.models.engine.runner import UnsupportedArchitectureError
     from honed.models.policy import PolicyError
     from honed.training.failures import TrainingError
 
@@ -228,7 +236,7 @@ def loading_explained() -> Iterator[None]:
     logging.set_verbosity_error()
     try:
         yield
-    except PolicyError as error:
+    except (PolicyError, UnsupportedArchitectureError) as error:
         raise TrainingError(str(error)) from error
 
 

@@ -11,17 +11,21 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import groupby
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from honed.models.policy import choose_device
+from honed.training.failures import SAID_BY_FIRST
 
 T = TypeVar("T")
 
+# What the others wait for while the first rank fetches a model, tokenizes or saves; NCCL's own 10 minutes are too few.
+PATIENCE: Final = timedelta(hours=6)
 _BUCKET_ELEMENTS = 2**25  # gradients are summed in pieces of 128 MiB of float32
 
 
@@ -83,6 +87,8 @@ class Ranks:
                 told[1] = error
         dist.broadcast_object_list(told)
         if told[1] is not None:
+            if not self.is_first:
+                told[1].add_note(SAID_BY_FIRST)
             raise told[1]
         return cast(T, told[0])
 
@@ -122,7 +128,7 @@ def ranks_of(device: str) -> Iterator[Ranks]:
     if dist.is_initialized():
         yield Ranks(place, dist.get_rank(), size)
         return
-    dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield Ranks(place, dist.get_rank(), size)
     finally:

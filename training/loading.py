@@ -14,6 +14,7 @@ from honed.models.scalar_head import ScalarModel, load_scalar_model
 from honed.training.adapters import add_adapters
 from honed.training.configs import RunConfig
 from honed.training.distributed import Ranks
+from honed.training.failures import TrainingError
 from honed.training.forward import ATTENTION, check_packing
 from honed.training.learner import Learner, OptimizerConfig
 from honed.training.sharding import shard
@@ -31,17 +32,27 @@ class Loaded:
 def load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> Loaded:
     """Raises PolicyError, and TrainingError where the model cannot be trained here."""
     policy = load_policy(folder, dtype=str(dtype).removeprefix("torch."), device=str(device))
-    policy.model.set_attn_implementation(ATTENTION)
+    _attend(policy.model)
     check_packing(policy.model)
     return Loaded(policy.model, policy.tokenizer, policy.eos_token_ids)
 
 
 def load_scalar(folder: Path, dtype: torch.dtype, device: torch.device, seed: int = 0) -> ScalarModel:
-    """A reward model; of a language model's folder one with a new head."""
+    """A reward model; of a language model's folder one with a new head. Raises as `load_model` does."""
     model = load_scalar_model(folder, dtype=dtype, device=device, seed=seed)
-    model.backbone.set_attn_implementation(ATTENTION)
+    _attend(model.backbone)
     check_packing(model)
     return model
+
+
+def _attend(model: PreTrainedModel) -> None:
+    try:
+        model.set_attn_implementation(ATTENTION)
+    except ValueError as error:
+        raise TrainingError(
+            f"{type(model).__name__} has no attention over packed texts (transformers' {ATTENTION}): take another "
+            "architecture, such as Llama, Qwen or Gemma 3."
+        ) from error
 
 
 def learner_of(

@@ -7,16 +7,33 @@ templates have after an answer behind its end, and take the boundary of prompt a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from honed.server.store.exchange.records import Ranking, Thumb
+from honed.training.configs import DPOConfig, KTOConfig
 from honed.training.encoding import Encoder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from honed.training.data.datasets import Example
 
 Row: TypeAlias = dict[str, Any]  # prompt_ids; chosen_ids and rejected_ids, or completion_ids and label
 
 _BALANCE: Final = (1.0, 4 / 3)  # KTO, equation 8: good thumbs to bad ones, each times its weight
+
+
+def rows_of(
+    config: DPOConfig | KTOConfig, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, limit: int
+) -> list[Row]:
+    """What a stage trains on of these, a prompt and an answer of up to `limit` tokens together."""
+    encoder = Encoder(tokenizer, max_tokens=limit, answer_tokens=limit)
+    records = [example.record for example in examples]
+    if isinstance(config, DPOConfig):
+        return [row for record in records if isinstance(record, Ranking) for row in pairs(record, encoder)]
+    return [row for record in records if isinstance(record, Thumb) for row in thumbs(record, encoder)]
 
 
 def pairs(record: Ranking, encoder: Encoder) -> Iterator[Row]:

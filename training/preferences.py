@@ -33,13 +33,12 @@ from trl.trainer.kto_config import KTOConfig as KTOArguments
 from trl.trainer.kto_trainer import KTOTrainer
 
 from honed.models.policy import Policy, choose_device, choose_dtype, load_policy
-from honed.server.store.exchange.records import Ranking, Thumb
 from honed.training.configs import DPOConfig, KTOConfig
 from honed.training.data.datasets import Dataset
 from honed.training.data.splits import Split
-from honed.training.encoding import Encoder
 from honed.training.failures import TrainingError
-from honed.training.preference_rows import Row, balanced_weights, padded_tokens, pairs, thumbs, with_other_answers
+from honed.training.planning.preference_checks import share_of
+from honed.training.preference_rows import Row, balanced_weights, padded_tokens, rows_of, with_other_answers
 from honed.training.run import Trained
 
 Log: TypeAlias = Callable[[int, int, Mapping[str, float]], None]
@@ -55,9 +54,8 @@ _NAMES: Final = {
     "eval_rewards/accuracies": "validation/accuracy",
     "eval_rewards/margins": "validation/margin",
 }
-# KTO takes its reference point, the divergence, from the other answers of a pass: of one there is none, of two or three
-# it is mostly noise.
-_LEAST_THUMBS, _FEW_THUMBS = 2, 4
+_SPLITS: Final[tuple[Split, ...]] = ("train", "validation")
+_FEW_THUMBS: Final = 4  # KTO's reference point, taken from the other answers of a pass, is mostly noise of fewer
 
 
 def train_preferences(
@@ -67,18 +65,14 @@ def train_preferences(
 
     `log` is called on the first rank with the step, from 1, the tokens read until then, and the step's metrics; at the
     end of an epoch once more with those of the validation split. With `resume` the run goes on from its last whole
-    state, else from the beginning. Raises TrainingError, and PolicyError for a model that cannot be loaded.
+    state, else from the beginning. The settings and data are as `check_preferences` wants them. Raises TrainingError,
+    and PolicyError for a model that cannot be loaded.
     """
-    if config.sharding != "none":
-        raise TrainingError("DPO and KTO do not share a model out to ranks: set sharding to none.")
     device = choose_device(config.device)
-    if device.index:  # the Trainer would take the first one without a word, and under torchrun the rank's
-        raise TrainingError(f"DPO and KTO choose no GPU: set CUDA_VISIBLE_DEVICES={device.index} and device to cuda.")
     with _quiet():
         policy = load_policy(policy_folder, dtype="float32", device="cpu")
         limit = min(config.max_tokens, policy.context_length)
-        train, validation = (_rows(config, dataset, split, policy, limit) for split in ("train", "validation"))
-        _check(config, train, limit)
+        train, validation = (rows_of(config, dataset.of(split), policy.tokenizer, limit) for split in _SPLITS)
         size, accumulation = _passes(config, [*train, *validation], device)
         settings = _settings(config, device, size, accumulation) | {
             "output_dir": str(run_folder / STATES_FOLDER),
@@ -100,36 +94,10 @@ def last_step(run_folder: Path) -> int:
     return max(map(_step, _whole_states(run_folder / STATES_FOLDER)), default=0)
 
 
-def _rows(config: DPOConfig | KTOConfig, dataset: Dataset, split: Split, policy: Policy, limit: int) -> list[Row]:
-    encoder = Encoder(policy.tokenizer, max_tokens=limit, answer_tokens=limit)
-    records = [example.record for example in dataset.of(split)]
-    if isinstance(config, DPOConfig):
-        return [row for record in records if isinstance(record, Ranking) for row in pairs(record, encoder)]
-    return [row for record in records if isinstance(record, Thumb) for row in thumbs(record, encoder)]
-
-
-def _check(config: DPOConfig | KTOConfig, rows: list[Row], limit: int) -> None:
-    if not rows:
-        what = "pair of different answers" if isinstance(config, DPOConfig) else "judged answer"
-        raise TrainingError(
-            f"There is no {what} of up to {limit} tokens to train on: collect more, or raise max_tokens."
-        )
-    if isinstance(config, KTOConfig) and len(labels := {row["label"] for row in rows}) == 1:
-        there, lacking = ("up", "down") if labels == {True} else ("down", "up")
-        raise TrainingError(f"All thumbs are {there}: KTO needs some that are {lacking}, too. Collect them first.")
-
-
 def _passes(config: DPOConfig | KTOConfig, rows: list[Row], device: torch.device) -> tuple[int, int]:
     """How many rows a rank takes at once, and how many times a step."""
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    share, rest = divmod(config.batch_size, ranks)
-    if rest:
-        raise TrainingError(f"batch_size {config.batch_size} must be a multiple of the number of ranks, {ranks}.")
+    share = share_of(config)
     least = 1 if isinstance(config, DPOConfig) else min(share, _FEW_THUMBS)
-    if isinstance(config, KTOConfig) and share < _LEAST_THUMBS:
-        raise TrainingError(
-            f"KTO needs {_LEAST_THUMBS} thumbs a rank: set batch_size to {_LEAST_THUMBS * ranks} or more."
-        )
     budget = config.tokens_per_pass or (4096 if device.type == "cuda" else 512)
     longest = max(map(padded_tokens, rows))
     sizes = [size for size in range(least, share + 1) if share % size == 0]
@@ -289,10 +257,11 @@ def _padding_tokenizer(policy: Policy) -> PreTrainedTokenizerBase:
 
 
 def _clean_copy(trainer: Any, folder: Path) -> PreTrainedModel:
-    """The trained weights in the model of `folder`: the one that was trained has other configs, and TRL's forward."""
+    """The trained weights in the model of `folder`: the one that was trained has other configs, and TRL's forward. On
+    the CPU: where it was trained, there need be no room for another."""
     trained = trainer.accelerator.unwrap_model(trainer.model)
     weights = (trained.merge_and_unload() if hasattr(trained, "merge_and_unload") else trained).state_dict()
-    model = load_policy(folder, dtype="float32", device=str(trainer.args.device)).model
+    model = load_policy(folder, dtype="float32", device="cpu").model
     model.load_state_dict(weights)
     return model
 

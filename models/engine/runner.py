@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from honed.models.engine.attention import ATTENTION, PagedBatch, PagedKeysValues, Rows
 from honed.models.engine.kv_cache import PADDING_BLOCK
@@ -34,7 +34,7 @@ class UnsupportedArchitectureError(Exception):
 
 class Runner:
     def __init__(self, model: PreTrainedModel, *, num_blocks: int, block_size: int) -> None:
-        _check_config(model)
+        check_config(model.config, type(model).__name__)
         self.model = model
         self.cache = PagedKeysValues(num_blocks, block_size)
         model.set_attn_implementation(ATTENTION)
@@ -144,19 +144,20 @@ def _slots(chunk: Chunk, block_size: int) -> np.ndarray:
     return np.asarray(chunk.sequence.block_ids)[positions // block_size] * block_size + positions % block_size
 
 
-def _check_config(model: PreTrainedModel) -> None:
-    config = model.config.get_text_config()
+def check_config(config: PretrainedConfig, name: str) -> None:
+    """Raises UnsupportedArchitectureError for what the config alone shows; `name`: of the model's class."""
+    config = config.get_text_config()
     unknown = set(getattr(config, "layer_types", None) or []) - KNOWN_LAYERS
     if unknown:
         raise UnsupportedArchitectureError(
-            f"{type(model).__name__} has layers of kinds that the engine does not know ({', '.join(sorted(unknown))}). "
+            f"{name} has layers of kinds that the engine does not know ({', '.join(sorted(unknown))}). "
             "Serve a model with full or sliding-window attention only."
         )
     rope: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
     kinds = {str(each.get("rope_type")) for each in (rope, *rope.values()) if isinstance(each, dict)}
     if kinds & BATCH_DEPENDENT_ROPE:
         raise UnsupportedArchitectureError(
-            f"{type(model).__name__} uses rotary embeddings of type {', '.join(sorted(kinds & BATCH_DEPENDENT_ROPE))}, "
+            f"{name} uses rotary embeddings of type {', '.join(sorted(kinds & BATCH_DEPENDENT_ROPE))}, "
             "whose angles depend on the longest sequence in the batch: one request would change another's answer. "
             'Set rope_type to "default", "linear", "yarn" or "llama3" in its config.json.'
         )

@@ -110,6 +110,16 @@ def add_checkpoint(connection: Connection, checkpoint_id: str, since: datetime) 
         connection.execute(update(Erasure).where(Erasure.id == erasure_id).values(checkpoints={"ids": ids}))
 
 
+def add_descendant(connection: Connection, checkpoint_id: str, ancestors: Iterable[str]) -> None:
+    """Notes a checkpoint with all erasures that name one it was made from, whenever that was: who asked then was told of
+    the descendants of that day."""
+    made_from = set(ancestors)
+    for erasure_id, named in connection.execute(select(Erasure.id, Erasure.checkpoints)).all():
+        if made_from & set(named["ids"]):
+            ids = sorted({*named["ids"], checkpoint_id})
+            connection.execute(update(Erasure).where(Erasure.id == erasure_id).values(checkpoints={"ids": ids}))
+
+
 def _with_derived(connection: Connection, ids: set[str]) -> set[str]:
     """Those of the completions that are there, and those that answered the same prompts again for labelers."""
     found: set[str] = set()

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
@@ -33,7 +33,9 @@ from honed.training.data.selection import Chosen, choose, said
 from honed.training.data.splits import Split
 from honed.training.data.stored_data import offer_parts, offer_store
 
-__all__ = ["Card", "DataError", "Dataset", "Example", "Split", "load_dataset"]
+__all__ = ["Card", "DataError", "Dataset", "Example", "Split", "as_made", "load_dataset"]
+
+ConfigT = TypeVar("ConfigT", bound=DataConfig)
 
 STORE: Final = "store"
 ATTEMPTS: Final = 3  # to choose rows that are still there when they are written down
@@ -86,8 +88,26 @@ def load_dataset(config: DataConfig, stage: Stage, engine: Engine | None, *, kee
     if config.data == STORE:
         return _from_store(config, stage, _required(engine, "`data` is `store`"), keep=keep)
     if _SNAPSHOT_ID.fullmatch(config.data):
-        return _from_snapshot(config.data, stage, _required(engine, f"{config.data} is a snapshot"))
+        return _from_snapshot(config, stage, _required(engine, f"{config.data} is a snapshot"))
     return _from_file(config, stage, Path(config.data))
+
+
+def as_made(config: ConfigT, made: Mapping[str, Any]) -> ConfigT:
+    """`config` with the settings of the data that a snapshot was `made` with, as JSON has them. Raises DataError where
+    others were asked for: what a snapshot holds out is decided. A default is asked by nobody."""
+    names = [name for name in DataConfig.model_fields if name != "data" and name in made]
+    stored = DataConfig.model_validate({name: made[name] for name in names})
+    asked = [name for name in names if name in config.model_fields_set and getattr(config, name) != _default(name)]
+    if differ := [name for name in asked if getattr(config, name) != getattr(stored, name)]:
+        options = ", ".join(f"--{name.replace('_', '-')} ({made[name]})" for name in differ)
+        raise DataError(
+            f"The snapshot {config.data} was made with other settings: leave out {options}, or give `store`."
+        )
+    return config.model_copy(update={name: getattr(stored, name) for name in names})
+
+
+def _default(name: str) -> Any:
+    return DataConfig.model_fields[name].default
 
 
 def _from_file(config: DataConfig, stage: Stage, path: Path) -> Dataset:
@@ -121,13 +141,15 @@ def _from_store(config: DataConfig, stage: Stage, engine: Engine, *, keep: bool)
     raise DataError("The store is being erased from: wait until that is done, and start again.")
 
 
-def _from_snapshot(snapshot_id: str, stage: Stage, engine: Engine) -> Dataset:
+def _from_snapshot(config: DataConfig, stage: Stage, engine: Engine) -> Dataset:
+    snapshot_id = config.data
     with reading(engine) as connection:
         hold_still(connection)
         stored = load_snapshot(connection, snapshot_id)
         if stored is None:
             raise DataError(f"The store has no snapshot {snapshot_id}: give `store` to make one, or its file.")
         _check_stage(stored, stage)
+        as_made(config, stored.settings)
         parts = load_parts(connection, snapshot_id)
         offer = offer_parts(connection, stage, parts)
     splits = {(part.completion_id, part.feedback_id): part.split for part in parts}

@@ -10,15 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from honed.models.policy import load_tokenizer
-from honed.models.sources import pull
-from honed.training.configs import PPOConfig, RunConfig, SFTConfig, Stage
+from honed.training.configs import RunConfig, Stage
 from honed.training.data.datasets import Dataset, load_dataset
 from honed.training.data.splits import SPLITS
-from honed.training.planning.estimates import STATES, Shape, Work, disk, memory, read_shape, seconds, work
-from honed.training.planning.lengths import fit, limits, measured
-from honed.training.planning.machine import Machine, matmul_speed, this_machine
-from honed.training.planning.preflight import NOUNS, output_name, preflight, require_output, require_reward_model
+from honed.training.planning.estimates import STATES, Shape, Work, disk, memory, seconds
+from honed.training.planning.machine import Machine, matmul_speed
+from honed.training.planning.outlook import Outlook, look_ahead
+from honed.training.planning.preflight import NOUNS, output_name, require_output, require_reward_model
+from honed.training.reports.findings import RUN_FILE
 from honed.training.reports.numbers import amount, duration
 
 if TYPE_CHECKING:
@@ -35,32 +34,31 @@ def rehearse(configs: Mapping[Stage, RunConfig], *, home: Path, engine: Engine |
     for stage, config in configs.items():
         if len(configs) == 1:
             require_reward_model(config)
-        name = output_name(config, stage)
-        folder = home / "models" / name
-        has_run = (home / "runs" / name / "run.json").is_file()
-        require_output(name, has_checkpoint=folder.exists(), has_run=has_run, resume=config.resume)
         lines += [
-            f"{stage}: {config.model} -> {folder}",
+            f"{stage}: {config.model} -> {home / 'models' / output_name(config, stage)}",
             *(f"  {line}" for line in _account(stage, config, home, engine)),
         ]
     return lines
 
 
-def _account(stage: Stage, config: RunConfig, home: Path, engine: Engine | None) -> list[str]:
+def foresee(stage: Stage, config: RunConfig, *, home: Path, engine: Engine | None) -> tuple[Dataset, Outlook]:
+    """Raises what would end the run at once, as `rehearse` does."""
+    name = output_name(config, stage)
+    has_run = (home / "runs" / name / RUN_FILE).is_file()
+    require_output(name, has_checkpoint=(home / "models" / name).exists(), has_run=has_run, resume=config.resume)
     dataset = load_dataset(config, stage, engine, keep=False)
-    policy, reward_model = pull(config.model, home), _reward_model(config, home)
-    machine = this_machine(config, home)
-    lengths = measured(load_tokenizer(policy), stage, dataset.of("train"))
-    notes = preflight(stage, config, lengths, policy=policy, reward_model=reward_model, machine=machine)
-    shape = read_shape(policy)
-    judge = None if reward_model is None else read_shape(reward_model)
-    kept = fit(lengths, limits(config, shape.context_length)).kept
-    speed = matmul_speed(config, rows=machine.tokens_per_pass, width=shape.hidden, inner=shape.intermediate)
+    return dataset, look_ahead(stage, config, dataset, home)
+
+
+def _account(stage: Stage, config: RunConfig, home: Path, engine: Engine | None) -> list[str]:
+    dataset, seen = foresee(stage, config, home=home, engine=engine)
+    rows, shape = seen.machine.tokens_per_pass, seen.shape
+    speed = matmul_speed(config, rows=rows, width=shape.hidden, inner=shape.intermediate)
     return [
         *_reads(stage, dataset),
-        *_takes(stage, work(config, kept, shape, judge), speed, machine),
-        *_needs(config, shape, judge, machine),
-        *notes,
+        *_takes(stage, seen.work, speed, seen.machine),
+        *_needs(config, shape, seen.judge, seen.machine),
+        *seen.notes,
     ]
 
 
@@ -99,11 +97,6 @@ def _needs(config: RunConfig, policy: Shape, reward: Shape | None, machine: Mach
         f"needs about {_of(taken, machine.free_memory)} of memory: {_parts(taken)}",
         f"needs about {_of(files, machine.free_disk)} of disk: {_parts(files)} ({STATES} at once)",
     ]
-
-
-def _reward_model(config: RunConfig, home: Path) -> Path | None:
-    name = config.reward_model if isinstance(config, SFTConfig | PPOConfig) else None
-    return None if name is None else pull(name, home)
 
 
 def _of(sizes: Mapping[str, int], free: int) -> str:

@@ -36,6 +36,7 @@ def preflight(
     stage: Stage,
     config: RunConfig,
     lengths: Sequence[Length],
+    held_out: Sequence[Length] | None = None,
     *,
     policy: Path,
     reward_model: Path | None,
@@ -43,7 +44,8 @@ def preflight(
 ) -> list[str]:
     """Raises TrainingError for what cannot work; returns what is worth knowing, a sentence each.
 
-    `lengths` are those of the training split, uncut; `policy` and `reward_model` are folders.
+    `lengths` are those of the training split, uncut, and `held_out` those to be measured on, None where nothing is to
+    be; `policy` and `reward_model` are folders.
     """
     require_policy(policy)
     if reward_model is not None:
@@ -52,7 +54,10 @@ def preflight(
     shape = read_shape(policy)
     judge = None if reward_model is None else read_shape(reward_model)
     limit = limits(config, shape.context_length)
-    notes = check_lengths(stage, fit(lengths, limit), limit, is_context=limit.tokens < config.max_tokens)
+    is_context = limit.tokens < config.max_tokens
+    notes = check_lengths(stage, fit(lengths, limit), limit, is_context=is_context)
+    if held_out is not None:
+        notes += check_lengths(stage, fit(held_out, limit), limit, is_context=is_context, are_held_out=True)
     return [*notes, *check_room(config, shape, judge, machine)]
 
 
@@ -162,14 +167,18 @@ def vocabulary_digest(folder: Path) -> str:
     return hashlib.sha256(json.dumps(sorted(ids.items())).encode()).hexdigest()
 
 
-def check_lengths(stage: Stage, fitted: Fitted, limit: Limits, *, is_context: bool) -> list[str]:
+def check_lengths(
+    stage: Stage, fitted: Fitted, limit: Limits, *, is_context: bool, are_held_out: bool = False
+) -> list[str]:
     """What is left out and what is cut. Raises TrainingError where nothing is left. `is_context`: it is the model that
     reads no more, and not the settings."""
-    noun = NOUNS[stage]
+    noun = f"held-out {NOUNS[stage]}" if are_held_out else NOUNS[stage]
     total = len(fitted.kept) + len(fitted.left_out)
     most = limit.tokens - limit.reserved
     room = f"the model reads {limit.tokens} tokens" if is_context else f"--max-tokens is {limit.tokens}"
     if not total:
+        if are_held_out:
+            raise TrainingError(f"There are no {noun} to measure on: raise --validation, or give 0 to measure nothing.")
         raise TrainingError(f"There are no {noun} to train on: name other data with --data.")
     if not fitted.kept:
         shortest = min(each.prompt for each in fitted.left_out)
@@ -177,6 +186,7 @@ def check_lengths(stage: Stage, fitted: Fitted, limit: Limits, *, is_context: bo
             "take a model with a longer context" if is_context else f"raise it to {shortest + limit.reserved} or more"
         )
         advice += f", or lower --max-new-tokens ({limit.reserved})" if stage == "ppo" else ""
+        advice += ", or give --validation 0 to measure nothing" if are_held_out else ""
         raise TrainingError(
             f"None of the {total} {noun} leaves room for an answer: {room}, and the shortest prompt has {shortest}: "
             f"{advice}."
