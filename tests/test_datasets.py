@@ -21,7 +21,7 @@ from honed.server.store.upserts import insert_missing
 from honed.server.store.users import hash_user, load_salt, set_consent
 from honed.training.configs import STAGES, DataConfig, RewardConfig, Stage
 from honed.training.data import datasets
-from honed.training.data.datasets import DataError, Dataset, Example, load_dataset
+from honed.training.data.datasets import DataError, Dataset, Example, as_made, load_dataset
 from honed.training.data.offers import ALL_TIED, CONTRADICTORY
 from honed.training.data.selection import OTHER_SPLIT, OVER_LIMIT
 
@@ -34,7 +34,9 @@ def same_salt(store: Engine) -> None:
 
 
 def load(store: Engine, stage: Stage = "sft", data: str = "store", **settings: Any) -> Dataset:
-    return load_dataset(DataConfig(data=data, **{"validation": 0} | settings), stage, store)
+    return load_dataset(
+        DataConfig(data=data, **({"validation": 0} if data == "store" else {}) | settings), stage, store
+    )
 
 
 def prompts(dataset: Dataset) -> list[str]:
@@ -192,12 +194,25 @@ def test_a_snapshot_reads_as_it_was_made(store: Engine, monkeypatch: pytest.Monk
         say(store, one, "thumb", number=1)
     for stage in STAGES:
         older = made["reward" if stage == "dpo" else stage]
-        again = load(store, stage, older.id, validation=0.1)
+        again = load(store, stage, older.id, validation=0.4)
         assert again.examples == older.examples
         assert (again.id, again.stage, again.snapshot_id) == (older.id, stage, older.id)
         assert again.card.settings == older.card.settings
         assert (again.card.source.kind, again.card.gone) == ("snapshot", 0)
         assert again.card.splits == older.card.splits
+
+
+def test_a_snapshot_has_the_settings_that_it_was_made_with(store: Engine) -> None:
+    for number in range(12):
+        judged(store, number)
+    made = load(store, validation=0.4, max_per_user=5)
+    config = DataConfig(data=made.id, validation=0.1, max_per_user=5)  # 0.1 is the default
+    again = load_dataset(config, "sft", store)
+    assert again.card.settings == made.card.settings
+    assert as_made(config, again.card.settings) == config.model_copy(update={"validation": 0.4})
+    asked: dict[str, Any] = {"validation": 0.3, "disjoint": True, "split_seed": 1, "max_per_user": 5}
+    with pytest.raises(DataError, match=r"leave out --validation \(0.4\), --disjoint \(False\), --split-seed \(0\)"):
+        load(store, "sft", made.id, **asked)
 
 
 def test_a_snapshot_has_no_more_what_was_erased_or_denied(store: Engine) -> None:

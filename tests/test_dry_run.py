@@ -102,6 +102,16 @@ def test_notes_of_the_preflight_are_said() -> None:
     assert "1 of 11 demonstrations are left out, since the model reads 512 tokens" in done.stdout
 
 
+def test_held_out_rows_are_looked_at() -> None:
+    rows = chats(12)
+    data = written("rows.jsonl", rows)
+    held_out = load_dataset(SFTConfig(data=data, validation=2), "sft", None).of("validation")
+    (row,) = (row for row in rows if row["messages"][0]["content"] == held_out[0].record.prompt[0]["content"])
+    row["messages"][1]["content"] = "z" * 600
+    done = honed("sft", "--model", "tiny", "--data", written("rows.jsonl", rows), "--validation", "2")
+    assert "1 of 2 held-out demonstrations have answers that are cut" in done.stdout
+
+
 def test_what_the_data_leave_out_is_said() -> None:
     done = honed("sft", "--model", "tiny", "--data", written("rows.jsonl", [*chats(10), *chats(2)]))
     assert "  leaves out: 2 duplicate" in done.stdout
@@ -116,11 +126,18 @@ def test_what_the_data_leave_out_is_said() -> None:
         ("ppo --reward-model tiny", "no reward model: name one"),
         ("ppo --reward-model nothing", "There is no model 'nothing'"),
         ("sft --max-tokens 8", "None of the"),
+        ("ppo --reward-model judge --pretraining nothing.jsonl", "nothing.jsonl cannot be read"),
+        ("ppo --reward-model judge --pretraining rows.jsonl", "needs a string `text`"),
+        ("kto --data up.jsonl --validation 2", "All thumbs are up"),
+        ("dpo --data rankings.jsonl --validation 2 --sharding full", "set sharding to none"),
     ],
 )
 def test_what_would_end_the_run_ends_it(typed: str, said: str, home: Path) -> None:
     data = written("rows.jsonl", chats(12))
-    done = honed(*typed.split(), "--model", "tiny", "--data", data)
+    written("up.jsonl", [{"prompt": f"question {n}", "completion": "yes", "label": True} for n in range(12)])
+    written("rankings.jsonl", rankings(12))
+    stage, *options = typed.split()
+    done = honed(stage, "--model", "tiny", "--data", data, *options)
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr.startswith("honed: ")
     assert said in done.stderr

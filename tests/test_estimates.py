@@ -168,7 +168,9 @@ def test_memory_of_other_models() -> None:
     def parts(config: RunConfig, shards: int = 1) -> dict[str, int]:
         return memory(config, POLICY, JUDGE, number_bytes=2, tokens_per_pass=0, shards=shards)
 
-    assert parts(DPOConfig()) == {"policy": 20000, "reference": 2000, "passes": 0}
+    for config in (DPOConfig(), KTOConfig()):  # in float32, whatever is computed in, and saved so
+        assert parts(config) == {"policy": 16000, "reference": 4000, "passes": 0}
+        assert disk(config, POLICY, None, number_bytes=2)["checkpoint"] == 4000
     best = {"policy": 20000, "copies of weights": 4000, "passes": 0}
     assert parts(SFTConfig()) == best
     assert parts(SFTConfig(reward_model="judge")) == best | {"reward model": 800}

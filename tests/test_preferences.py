@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +25,8 @@ from honed.training.data.datasets import Dataset, Example
 from honed.training.data.splits import Split
 from honed.training.encoding import Encoder
 from honed.training.failures import TrainingError
+from honed.training.planning import preference_checks
+from honed.training.planning.preference_checks import check_preferences
 from honed.training.preference_rows import balanced_weights, pairs, thumbs, with_other_answers
 from honed.training.preferences import Trained, last_step, train_preferences
 
@@ -368,8 +371,6 @@ def test_the_seed_decides(policy_folder: Path, tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_trained_is_refused(
-    policy_folder: Path,
-    tmp_path: Path,
     config: Any,
     records: list[Record],
     ranks: int,
@@ -378,15 +379,21 @@ def test_what_cannot_be_trained_is_refused(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", str(ranks))
     with pytest.raises(TrainingError, match=message):
-        train(config, examples(records), policy_folder, tmp_path)
+        check_preferences(config, examples(records).of("train"), tiny_tokenizer(), config.max_tokens)
 
 
-def test_a_gpu_that_the_trainer_would_not_take_is_refused(
-    policy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(preferences, "choose_device", torch.device)
+def test_the_weights_come_back_on_the_cpu(policy_folder: Path) -> None:
+    """Not on the GPU, of which there is none here: two models may not fit on it."""
+    trained = load_policy(policy_folder, dtype="float32", device="cpu").model
+    accelerator = SimpleNamespace(unwrap_model=lambda model: model)
+    trainer = SimpleNamespace(model=trained, accelerator=accelerator, args=SimpleNamespace(device="cuda:7"))
+    assert preferences._clean_copy(trainer, policy_folder).device.type == "cpu"
+
+
+def test_a_gpu_that_the_trainer_would_not_take_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preference_checks, "choose_device", torch.device)
     with pytest.raises(TrainingError, match="set CUDA_VISIBLE_DEVICES=1 and device to cuda"):
-        train(dpo(device="cuda:1"), examples(PAIRS), policy_folder, tmp_path)
+        check_preferences(dpo(device="cuda:1"), examples(PAIRS).of("train"), tiny_tokenizer(), 100)
 
 
 def test_a_loss_that_is_no_number_ends_the_run(policy_folder: Path, tmp_path: Path) -> None:

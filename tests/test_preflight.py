@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from fakes import save_tiny_policy, tiny_tokenizer
+from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from honed.training.configs import DPOConfig, PPOConfig, RewardConfig, RunConfig, SFTConfig
 from honed.training.failures import TrainingError
+from honed.training.loading import load_model, load_scalar
 from honed.training.planning import preflight as checks
+from honed.training.planning.architectures import require_known
 from honed.training.planning.estimates import Shape, disk, memory
 from honed.training.planning.lengths import Fitted, Length, Limits, fit
 from honed.training.planning.machine import Machine
@@ -267,6 +271,51 @@ def test_nothing_that_fits_is_refused() -> None:
     ppo = refusal(noted, none, Limits(25, 8, reserved=8), stage="ppo")
     assert ppo.endswith("raise it to 28 or more, or lower --max-new-tokens (8).")
     assert "no thumbs to train on" in refusal(check_lengths, "kto", Fitted((), (), ()), Limits(9, 9), is_context=False)
+
+
+def test_held_out_texts_have_to_fit_too(policy: Path) -> None:
+    config = SFTConfig(max_tokens=32)
+    fits, long = Length("a", 8, (4,)), Length("b", 40, (4,))
+
+    def looked_at(held_out: list[Length] | None) -> list[str]:
+        return preflight("sft", config, [fits], held_out, policy=policy, reward_model=None, machine=MACHINE)
+
+    assert looked_at([fits]) == looked_at(None) == []
+    (note,) = looked_at([fits, long])
+    assert note.startswith("1 of 2 held-out demonstrations are left out, since --max-tokens is 32")
+    assert refusal(looked_at, [long]).endswith("raise it to 41 or more, or give --validation 0 to measure nothing.")
+    assert refusal(looked_at, []).startswith("There are no held-out demonstrations to measure on")
+
+
+# Architectures
+
+
+def configured(folder: Path, **changes: Any) -> Path:
+    """Changes a checkpoint's config.json."""
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return folder
+
+
+def test_an_architecture_that_cannot_be_run_right_is_refused_by_its_config(policy: Path) -> None:
+    require_known(policy)
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    message = refusal(require_known, configured(policy, rope_parameters=rope))
+    assert message.startswith("policy cannot be trained: LlamaForCausalLM uses rotary embeddings of type dynamic")
+    (policy / "config.json").write_text('{"model_type": "nothing"}')
+    assert refusal(require_known, policy).startswith("policy cannot be trained: ")
+
+
+def test_an_architecture_without_packed_attention_is_refused_by_its_config(tmp_path: Path) -> None:
+    """And where only the model shows it, when it is loaded."""
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1, "num_key_value_heads": 1}
+    config = Gemma2Config(vocab_size=400, num_hidden_layers=1, head_dim=8, **sizes)
+    config.save_pretrained(tmp_path)
+    assert "Gemma2ForCausalLM has no attention over packed texts" in refusal(require_known, tmp_path)
+    Gemma2ForCausalLM(config).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    for load in (load_model, load_scalar):
+        assert "no attention over packed texts" in refusal(load, tmp_path, torch.float32, torch.device("cpu"))
 
 
 # Memory and disk

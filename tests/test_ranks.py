@@ -8,14 +8,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 import toy_runs
 from toy_runs import begin, curve, make_home, record, train, typed, weights
 
 from honed.models.policy import load_policy
 from honed.training.configs import RunConfig
+from honed.training.distributed import PATIENCE, ranks_of
 
 SCRIPT = Path(__file__).with_name("torchrun_script.py")
 STAGES = ("sft", "reward", "ppo")
@@ -138,3 +141,17 @@ def test_the_first_rank_speaks_for_all(home: Path) -> None:
         *(str(home / "models" / f"{stage}-by-two") for stage in STAGES),
     ]
     assert (home / "err").read_text().count("honed: There is a checkpoint sft-one already") == 1
+
+
+def test_the_others_wait_for_hours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the first rank fetches, tokenizes or saves."""
+    asked: list[timedelta] = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setattr(dist, "init_process_group", lambda _, timeout: asked.append(timeout))
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    with ranks_of("cpu"):
+        pass
+    assert asked == [PATIENCE]
+    assert timedelta(hours=1) <= PATIENCE

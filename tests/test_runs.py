@@ -15,17 +15,17 @@ import torch
 import toy_runs
 from exchanged import put_in
 from filelock import FileLock
-from sqlalchemy import Engine, select
-from toy_runs import begin, curve, make_home, record, train, weights
+from sqlalchemy import Engine, insert, select
+from toy_runs import CutError, begin, curve, make_home, record, train, weights
 from transformers import PreTrainedModel
 
 from honed.models.checkpoint import read_lineage
 from honed.models.sources import SourceError
-from honed.server.store.database import reading
+from honed.server.store.database import reading, writing
 from honed.server.store.exchange.files import read_rows
-from honed.server.store.tables import Checkpoint, Snapshot
-from honed.training import loading, runs, sft
-from honed.training.configs import RunConfig, SFTConfig
+from honed.server.store.tables import Checkpoint, Erasure, Snapshot
+from honed.training import ending, loading, runs, sft
+from honed.training.configs import RunConfig, SFTConfig, Stage
 from honed.training.distributed import Ranks
 from honed.training.failures import TrainingError
 from honed.training.run import Run
@@ -118,6 +118,108 @@ def test_the_ranks_are_connected_once_for_all_stages(home: Path, monkeypatch: py
     }
     runs.run_all(stages, home=home, engine=None, show=False)
     assert seen == [["cpu", "new-sft"], ["cpu", "new-reward"], ["cpu", "new-ppo"]]
+
+
+@pytest.mark.usefixtures("no_weights")
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"pretraining": "nowhere.jsonl"}, "nowhere.jsonl cannot be read"),
+        ({"max_new_tokens": 64}, "None of the 9 prompts leaves room for an answer"),
+        ({"output": "tiny"}, "There is a checkpoint tiny already"),
+        ({"data": "demonstrations"}, "holds demonstrations, but"),
+    ],
+)
+def test_what_a_later_stage_is_refused_for_is_said_before_the_first(
+    home: Path, changes: dict[str, Any], said: str
+) -> None:
+    if "data" in changes:
+        stages = circle(home, data=str(home / "demonstrations.jsonl"))
+    else:
+        stages = circle(home)
+        stages["ppo"] = stages["ppo"].model_copy(update=changes)
+    with pytest.raises(TrainingError, match=said):
+        runs.run_all(stages, home=home, engine=None, show=False)
+    assert not (home / "runs").exists()
+
+
+def circle(home: Path, **changes: Any) -> dict[Stage, RunConfig]:
+    return {
+        "sft": toy_runs.sft(home, output="new-sft", **changes),
+        "reward": toy_runs.reward(home, output="new-reward", **changes),
+        "ppo": toy_runs.ppo(home, output="new-ppo", reward_model=None, **changes),
+    }
+
+
+def test_a_circle_goes_on_only_with_what_its_own_settings_made(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = {stage: config.model_copy(update={"resume": True}) for stage, config in circle(home).items()}
+    train(home, toy_runs.sft(home, output="new-sft"))
+    asked: list[str | None] = []
+
+    def note(config: RunConfig, **_: Any) -> Any:
+        asked.append(config.output)
+
+    monkeypatch.setattr(runs, "run", note)
+    (first, *_) = runs.run_all(stages, home=home, engine=None, show=False)
+    assert first.name == "new-sft"
+    assert asked == ["new-reward", "new-ppo"]
+    other = stages | {"sft": stages["sft"].model_copy(update={"epochs": 5})}
+    with pytest.raises(TrainingError, match="The run new-sft was started with --epochs"):
+        runs.run_all(other, home=home, engine=None, show=False)
+    another = stages | {"sft": stages["sft"].model_copy(update={"output": "tiny"})}
+    with pytest.raises(TrainingError, match="There is a checkpoint tiny already, which another run made"):
+        runs.run_all(another, home=home, engine=None, show=False)
+    assert asked == ["new-reward", "new-ppo"]
+
+
+@pytest.mark.parametrize("broken", ["_tell", "_drop_states", "write_report"])
+def test_a_run_that_has_written_its_checkpoint_is_finished_from_it(
+    store: Engine, home: Path, broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end is cut off, and nothing is learned again."""
+    config = toy_runs.sft(home, output="new")
+
+    def fail(*_: object, **__: object) -> None:
+        raise CutError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs if broken == "write_report" else ending, broken, fail)
+        with pytest.raises(CutError):
+            run(config, home=home, engine=store, show=False)
+    before = weights(home, "new")
+    monkeypatch.setattr(sft, "train_sft", fail)
+    with pytest.raises(TrainingError, match="was started with --epochs"):
+        run(config.model_copy(update={"resume": True, "epochs": 7}), home=home, engine=store, show=False)
+    result = run(config.model_copy(update={"resume": True}), home=home, engine=store, show=False)
+    assert all(bool((before[name] == each).all()) for name, each in weights(home, "new").items())
+    lineage = read_lineage(result.folder)
+    assert lineage is not None
+    with reading(store) as connection:
+        assert connection.execute(select(Checkpoint.id)).scalars().all() == [lineage.id]
+    facts = record(home, "new")
+    assert (facts["status"], facts["reason"], facts["checkpoint"]) == ("succeeded", None, "new")
+    assert facts["summary"] == lineage.metrics
+    assert (result.run_folder / "report.html").is_file()
+    assert not list(result.run_folder.glob("state-*"))
+    with pytest.raises(TrainingError, match="There is a checkpoint new already"):
+        run(config.model_copy(update={"resume": True}), home=home, engine=store, show=False)
+
+
+def test_an_erasure_names_what_is_made_of_a_checkpoint_that_it_names(store: Engine, home: Path) -> None:
+    """Also where the run has nothing in its own data of what was erased."""
+    parent = read_lineage(home / "models" / "tiny")
+    assert parent is not None
+    with writing(store) as connection:
+        for name, named in (("of-parent", [parent.id]), ("of-another", ["ckpt-other"])):
+            values = {"id": name, "created": datetime.now(UTC), "completions": 1, "feedback": 0}
+            connection.execute(insert(Erasure).values(**values, checkpoints={"ids": named}))
+    made = read_lineage(run(toy_runs.sft(home, output="new"), home=home, engine=store, show=False).folder)
+    assert made is not None
+    with reading(store) as connection:
+        named_by = {
+            row.id: row.checkpoints["ids"] for row in connection.execute(select(Erasure.id, Erasure.checkpoints))
+        }
+    assert named_by == {"of-parent": sorted([parent.id, made.id]), "of-another": ["ckpt-other"]}
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no luck"), KeyboardInterrupt()])

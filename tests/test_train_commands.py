@@ -24,12 +24,13 @@ import honed.training
 from honed.cli import app
 from honed.cli.options import option_name
 from honed.cli.training import CIRCLE
+from honed.models.engine.runner import UnsupportedArchitectureError
 from honed.models.policy import PolicyError
 from honed.models.sources import SourceError
 from honed.server.store.database import database_url, open_database
 from honed.server.store.migrations import migrate
 from honed.training.configs import CONFIGS, STAGES, RunConfig, Stage
-from honed.training.failures import TrainingError
+from honed.training.failures import SAID_BY_FIRST, TrainingError
 
 GROUP = typer.main.get_command(app)
 assert isinstance(GROUP, TyperGroup)
@@ -196,7 +197,14 @@ def test_a_store_that_is_there_notes_checkpoints_from_files(runs: Runs, home: Pa
 
 
 @pytest.mark.parametrize(
-    "error", [TrainingError("Do this."), PolicyError("Do this."), SourceError("Do this.")], ids=repr
+    "error",
+    [
+        TrainingError("Do this."),
+        PolicyError("Do this."),
+        SourceError("Do this."),
+        UnsupportedArchitectureError("Do this."),
+    ],
+    ids=repr,
 )
 def test_what_ends_a_run_is_one_line(error: Exception, runs: Runs) -> None:
     runs.error = error
@@ -220,8 +228,29 @@ def test_only_the_first_rank_speaks(runs: Runs, monkeypatch: pytest.MonkeyPatch)
     done = honed_("train", "sft", "--data", "rows.jsonl")
     assert (done.exit_code, done.stdout, done.stderr, runs.asked[0]["show"]) == (0, "", "", False)
     runs.error = TrainingError("Do this.")
+    runs.error.add_note(SAID_BY_FIRST)
     done = honed_("train", "sft", "--data", "rows.jsonl")
     assert (done.exit_code, done.stdout, done.stderr) == (1, "", "")
+
+
+@pytest.mark.parametrize("error", [TrainingError("Do this."), PolicyError("Do this.")], ids=repr)
+def test_another_rank_says_what_it_alone_met_with(
+    error: Exception, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    runs.error = error
+    done = honed_("train", "sft", "--data", "rows.jsonl")
+    assert (done.exit_code, done.stdout, done.stderr) == (1, "", "honed: rank 1: Do this.\n")
+    error.add_note(SAID_BY_FIRST)
+    assert honed_("train", "sft", "--data", "rows.jsonl").stderr == ""
+
+
+def test_only_the_first_rank_opens_the_store(runs: Runs, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_store(home)
+    for rank, opened in (("0", True), ("1", False)):
+        monkeypatch.setenv("RANK", rank)
+        assert honed_("train", "sft", "--data", "store").exit_code == 0
+        assert (runs.asked[-1]["engine"] is not None) == opened
 
 
 def test_a_missing_extra_is_named_first(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:

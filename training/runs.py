@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -81,7 +82,7 @@ def run_all(configs: Mapping[Stage, RunConfig], *, home: Path, engine: Engine | 
             folder, run_folder = home / "models" / name, home / "runs" / name
             goes_on = config.resume and (run_folder / RUN_FILE).is_file()
             if config.resume and folder.is_dir() and (not goes_on or is_finished(run_folder)):
-                ranks.first(lambda config=config: _made_by_these(config, home))
+                ranks.first(partial(_made_by_these, config, home))
                 lines = summary_lines(run_folder) if goes_on else []
                 results.append(Result(name, folder, run_folder, lines))
             else:
@@ -92,7 +93,7 @@ def run_all(configs: Mapping[Stage, RunConfig], *, home: Path, engine: Engine | 
 
 def _linked(configs: Mapping[Stage, RunConfig]) -> dict[Stage, RunConfig]:
     """The settings of a circle, whose stages start from what those before them make."""
-    names = {stage: output_name(config, stage) for stage, config in configs.items() if stage == "sft"}
+    names: dict[Stage, str] = {}
     linked: dict[Stage, RunConfig] = {}
     for stage, config in configs.items():
         made = {} if stage == "sft" else {"model": names["sft"]}
@@ -110,7 +111,7 @@ def _foresee_all(configs: Mapping[Stage, RunConfig], home: Path, engine: Engine 
         has_run = (home / "runs" / name / RUN_FILE).is_file()
         if config.resume and (home / "models" / name).is_dir():
             continue  # it is looked at when it is its turn
-        own = {"resume": config.resume and has_run, "output": name}
+        own = {"resume": config.resume and has_run, "output": name} | ({"reward_model": None} if stage == "ppo" else {})
         foresee(stage, configs[stage].model_copy(update=own), home=home, engine=engine)
 
 

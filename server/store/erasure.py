@@ -111,8 +111,8 @@ def add_checkpoint(connection: Connection, checkpoint_id: str, since: datetime) 
 
 
 def add_descendant(connection: Connection, checkpoint_id: str, ancestors: Iterable[str]) -> None:
-    """Notes a checkpoint with all erasures that name one it was made from, whenever that was: who asked then was told of
-    the descendants of that day."""
+    """Notes a checkpoint with all erasures that name one it was made from, also with those before it was begun: they
+    named the descendants of their day."""
     made_from = set(ancestors)
     for erasure_id, named in connection.execute(select(Erasure.id, Erasure.checkpoints)).all():
         if made_from & set(named["ids"]):

@@ -133,10 +133,11 @@ def memory(
 ) -> dict[str, int]:
     """Bytes on one rank, by what holds them. `number_bytes` of a number that is computed in; `shards`: ranks that share
     each model that is trained. What is there before the first pass comes first, `passes` last."""
-    shared = {"policy": _trained_bytes(config, policy, number_bytes)}
+    weight_bytes = _weight_bytes(config, number_bytes)
+    shared = {"policy": _trained_bytes(config, policy, weight_bytes)}
     whole = {}
     if isinstance(config, PPOConfig | DPOConfig | KTOConfig) and not config.lora:
-        whole["reference"] = policy.parameters * number_bytes  # with adapters, the policy without them
+        whole["reference"] = policy.parameters * weight_bytes  # with adapters, the policy without them
     if isinstance(config, PPOConfig):
         shared["value network"] = _trained_bytes(config, reward or policy, number_bytes)
     if copies := _copies(config):
@@ -155,12 +156,17 @@ def disk(config: RunConfig, policy: Shape, reward: Shape | None, *, number_bytes
     state = trained * (_MASTER_BYTES * (1 + _copies(config)) + _MOMENTS_BYTES)
     if isinstance(config, PPOConfig):
         state += _trained(config, reward or policy) * (_MASTER_BYTES + _MOMENTS_BYTES)
-    return {"checkpoint": policy.parameters * number_bytes, "states": STATES * state}
+    return {"checkpoint": policy.parameters * _weight_bytes(config, number_bytes), "states": STATES * state}
 
 
 def adapter_parameters(shape: Shape, rank: int) -> int:
     """Of low-rank adapters on every matrix of the layers (arXiv:2106.09685): `rank` rows and columns each."""
     return sum(rank * (rows + columns) for rows, columns in shape.linear)
+
+
+def _weight_bytes(config: RunConfig, number_bytes: int) -> int:
+    """TRL's trainers keep weights in float32, whatever is computed in."""
+    return _MASTER_BYTES if isinstance(config, DPOConfig | KTOConfig) else number_bytes
 
 
 def _copies(config: RunConfig) -> int:
