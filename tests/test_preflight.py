@@ -13,7 +13,7 @@ import torch
 from fakes import save_tiny_policy, tiny_tokenizer
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
-from honed.training.configs import DPOConfig, PPOConfig, RewardConfig, RunConfig, SFTConfig
+from honed.training.configs import DPOConfig, KTOConfig, PPOConfig, RewardConfig, RunConfig, SFTConfig
 from honed.training.failures import TrainingError
 from honed.training.loading import load_model, load_scalar
 from honed.training.planning import preflight as checks
@@ -353,3 +353,11 @@ def test_a_disk_that_is_too_full_is_refused() -> None:
     message = refusal(check_room, SFTConfig(), SHAPE, None, replace(MACHINE, free_disk=written - 1))
     assert message.startswith("The disk is too full: checkpoint (0.0 GiB), states (0.0 GiB) need")
     assert "HONED_HOME" in message
+
+
+@pytest.mark.parametrize("config", [KTOConfig(tokens_per_pass=64), SFTConfig(tokens_per_pass=64, dropout=0.1)])
+def test_what_is_drawn_for_a_pass_forbids_other_passes(config: RunConfig) -> None:
+    started = config.model_dump(mode="json")
+    require_same_settings("new", started, config)
+    other = config.model_copy(update={"tokens_per_pass": 128})
+    assert "--tokens-per-pass 64, not 128" in refusal(require_same_settings, "new", started, other)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from honed.models.checkpoint import LINEAGE_FILE
-from honed.training.configs import DPOConfig, KTOConfig, PPOConfig, RunConfig, Stage
+from honed.training.configs import DPOConfig, KTOConfig, PPOConfig, RunConfig, SFTConfig, Stage
 from honed.training.failures import TrainingError
 from honed.training.planning.estimates import Shape, disk, memory, read_shape
 from honed.training.planning.lengths import Fitted, Length, Limits, fit, limits
@@ -27,7 +27,7 @@ NOUNS: Final[Mapping[Stage, str]] = {
     "sft": "demonstrations", "reward": "rankings", "ppo": "prompts", "dpo": "pairs", "kto": "thumbs",
 }  # fmt: skip
 
-# What a run is resumed with may differ in these: they change no result.
+# What a run is resumed with may differ in these: they change no result but by rounding.
 _FREE_TO_CHANGE: Final = ("resume", "device", "tokens_per_pass", "save_every")
 _GIB: Final = 2**30
 
@@ -100,7 +100,10 @@ def require_output(name: str, *, has_checkpoint: bool, has_run: bool, resume: bo
 def require_same_settings(name: str, started: Mapping[str, Any], config: RunConfig) -> None:
     """Raises TrainingError where a run goes on with other settings than the `started` ones, as JSON has them."""
     now = config.model_dump(mode="json")
-    names = [each for each in now if each not in _FREE_TO_CHANGE and each in started and started[each] != now[each]]
+    # Dropout is drawn for a pass, and KTO estimates a divergence from the answers of one.
+    by_pass = isinstance(config, KTOConfig) or (isinstance(config, SFTConfig) and config.dropout > 0)
+    free = set(_FREE_TO_CHANGE) - ({"device", "tokens_per_pass"} if by_pass else set())
+    names = [each for each in now if each not in free and each in started and started[each] != now[each]]
     if names:
         changes = ", ".join(
             f"--{each.replace('_', '-')} {_shown(started[each])}, not {_shown(now[each])}" for each in names
