@@ -18,7 +18,11 @@ from honed.clients.load import Level, Load, Outcome, percentile, report
 app = typer.Typer()
 app.command("bench")(bench)
 
-RUN = "import typer; from honed.clients.bench import bench; typer.run(bench)"
+# A background job without a terminal ignores SIGINT, and so would its children.
+RUN = (
+    "import signal, typer; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from honed.clients.bench import bench; typer.run(bench)"
+)
 
 
 def lines(text: str) -> list[dict[str, object]]:

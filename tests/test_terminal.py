@@ -25,7 +25,11 @@ from honed.clients.terminal import chat, converse
 app = typer.Typer()
 app.command("chat")(chat)
 
-RUN = "import typer; from honed.clients.terminal import chat; typer.run(chat)"
+# A background job without a terminal ignores SIGINT, and so would its children.
+RUN = (
+    "import signal, typer; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from honed.clients.terminal import chat; typer.run(chat)"
+)
 
 
 def echo(body: dict[str, object]) -> Reply:
