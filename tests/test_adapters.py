@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -97,10 +98,12 @@ def test_adapters_are_drawn_by_the_seed() -> None:
 
 @pytest.mark.parametrize("make", [tiny_model, tied])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_folded_weights_do_in_a_plain_model_what_the_adapters_did(architecture: Architecture, make: object) -> None:
-    model = with_adapters(make(architecture))  # type: ignore[operator]
+def test_folded_weights_do_in_a_plain_model_what_the_adapters_did(
+    architecture: Architecture, make: Callable[..., PreTrainedModel]
+) -> None:
+    model = with_adapters(make(architecture))
     train(model)
-    plain = make(architecture)  # type: ignore[operator]
+    plain = make(architecture)
     before = {name: each.clone() for name, each in model.state_dict().items()}
     plain.load_state_dict(folded_state(model))
     torch.testing.assert_close(logits(plain), logits(model), atol=1e-4, rtol=1e-4)

@@ -20,7 +20,7 @@ from honed.models.scalar_head import ScalarModel
 from honed.training.accuracy import Scored, evaluate, pairs_of
 from honed.training.configs import RewardConfig
 from honed.training.distributed import Ranks
-from honed.training.fitting import Metrics, Plan, fit
+from honed.training.fitting import Metrics, fit
 from honed.training.groups import Group
 from honed.training.learner import Learner, OptimizerConfig
 from honed.training.reports.tracking import Tracker
@@ -77,8 +77,7 @@ def trained(
             losses.append(evaluate(scored(run, model, held_out))["loss"])
         return {}
 
-    plan = Plan(epochs=config.epochs, batch_size=config.batch_size, warmup=config.warmup, final=0.1)
-    fit(run, learner, train, objective(model, margin=False), plan, measure, {})
+    fit(run, learner, train, objective(model, margin=False), measure, {})
     return scored(run, model, held_out), losses
 
 

@@ -60,7 +60,6 @@ def test_rule_3_a_tree_by_hand() -> None:
     assert packed.targets.tolist() == [2, 3, 4, 6]
     assert packed.predictors.tolist() == [1, 2, 1, 5]
     assert packed.target_ids.tolist() == [12, 13, 14, 21]
-    assert packed.answer_of.tolist() == [0, 0, 1, 2]
     assert packed.ends.tolist() == [3, 4, 6]
     assert packed.mask.int()[0, 0].tolist() == [
         [1, 0, 0, 0, 0, 0, 0],
@@ -91,9 +90,8 @@ def test_rule_1_an_answers_end_is_its_own_last_token(some: list[Tree]) -> None:
     answers = [answer for tree in some for answer in tree.answers]
     assert packed.ids[0, packed.ends].tolist() == [answer[-1] for answer in answers]
     assert packed.target_ids.tolist() == [token for answer in answers for token in answer]
-    assert torch.bincount(packed.answer_of).tolist() == list(map(len, answers))
-    for number, end in enumerate(packed.ends.tolist()):
-        assert packed.targets[packed.answer_of == number].max() == end
+    lasts = [part[-1] for part in packed.targets.split([len(answer) for answer in answers])]
+    assert packed.ends.tolist() == [int(last) for last in lasts]
 
 
 sizes_of = st.lists(st.integers(1, 40), max_size=25)

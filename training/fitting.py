@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from honed.training.configs import RewardConfig, SFTConfig
 from honed.training.learner import Learner, State, learning_rate_factor
 from honed.training.run import Run
 from honed.training.sharding import is_sharded
@@ -36,33 +37,20 @@ class Objective(Generic[Item]):
     loss: Callable[[Sequence[Item], float], tuple[Tensor, Metrics]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """How long, and how much at once."""
-
-    epochs: int
-    batch_size: int
-    warmup: float
-    final: float
-
-    def steps_of_epoch(self, items: int) -> int:
-        return -(-items // self.batch_size)
-
-
 def fit(
-    run: Run[Any],
+    run: Run[SFTConfig] | Run[RewardConfig],
     learner: Learner,
     items: Sequence[Item],
     objective: Objective[Item],
-    plan_: Plan,
     measure: Callable[[int], Metrics],
     extra: State,
 ) -> None:
     """Trains, from the newest state where the run is resumed. `measure` is called after each epoch, from 1, and before
     the first one with 0; what it returns is logged. `extra` is written and read with the states.
     """
-    per_epoch = plan_.steps_of_epoch(len(items))
-    steps = per_epoch * plan_.epochs
+    config = run.config
+    per_epoch = -(-len(items) // config.batch_size)
+    steps = per_epoch * config.epochs
     state: State = {"learner": learner.state(), "extra": extra}
     start = run.start_step
     if start:
@@ -72,17 +60,18 @@ def fit(
         run.tracker.log(0, measure(0))
     for step in range(start, steps):
         epoch, index = divmod(step, per_epoch)
-        order = permutation(len(items), run.config.seed, epoch)
-        batch = [items[i] for i in order[index * plan_.batch_size : (index + 1) * plan_.batch_size]]
+        if index == 0 or step == start:
+            order = permutation(len(items), config.seed, epoch)
+        batch = [items[i] for i in order[index * config.batch_size : (index + 1) * config.batch_size]]
         sums = _accumulate(run, learner, batch, objective, step)
-        factor = learning_rate_factor(step, steps, warmup=plan_.warmup, final=plan_.final)
+        factor = learning_rate_factor(step, steps, warmup=config.warmup, final=config.final_learning_rate)
         norm = learner.step(factor)
         tokens = sum(map(objective.tokens, batch))
-        rate = {"train/grad_norm": norm, "train/learning_rate": run.config.learning_rate * factor}
+        rate = {"train/grad_norm": norm, "train/learning_rate": config.learning_rate * factor}
         run.tracker.log(step + 1, sums | rate, tokens=tokens)
         if index + 1 == per_epoch:
             run.tracker.log(step + 1, measure(epoch + 1))
-        if (step + 1) % run.config.save_every == 0 and step + 1 < steps:
+        if (step + 1) % config.save_every == 0 and step + 1 < steps:
             save_state(run.folder, step + 1, state, run.ranks)
 
 

@@ -81,13 +81,13 @@ class Generator:
         place = self._model.device
         if not all(bool(each.isfinite().all()) for each in self._model.parameters()):
             raise DivergedError("The policy's weights are not finite: the run diverged. Lower --learning-rate.")
-        blocks_each = -(-longest // BLOCK_SIZE)
+        blocks_each = -(-longest // BLOCK_SIZE) + 1  # one to spare, so that none has to wait
         most = cache_blocks(self._model, int(CACHE_SHARE * free_memory(place)), BLOCK_SIZE) // blocks_each
         count = min(MAX_SEQUENCES[place.type], len(sequences), most)
         if count < 1:
             raise TrainingError(f"{place} has no memory for one answer of {longest} tokens: lower --max-tokens.")
         config = EngineConfig(
-            num_blocks=count * (blocks_each + 1),  # one to spare for each, so that none has to wait
+            num_blocks=count * blocks_each,
             block_size=BLOCK_SIZE,
             max_batch_tokens=MAX_BATCH_TOKENS[place.type],
             max_sequences=count,

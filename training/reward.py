@@ -18,7 +18,7 @@ from honed.models.scalar_head import ScalarModel
 from honed.training.accuracy import Scored, evaluate
 from honed.training.configs import RewardConfig
 from honed.training.encoding import Encoder
-from honed.training.fitting import Metrics, Objective, Plan, fit
+from honed.training.fitting import Metrics, Objective, fit
 from honed.training.forward import scalar_numbers
 from honed.training.groups import Group, demonstrations, groups
 from honed.training.loading import learner_of, load_scalar
@@ -45,10 +45,7 @@ def train_reward(run: Run[RewardConfig]) -> Trained:
         report = evaluate(scored(run, model, held_out)) if held_out else {}
         return {f"validation/{name}": report[name] for name in ("accuracy", "loss") if name in report}
 
-    schedule = Plan(
-        epochs=config.epochs, batch_size=config.batch_size, warmup=config.warmup, final=config.final_learning_rate
-    )
-    fit(run, learner, train, objective(model, margin=config.margin), schedule, measure, {})
+    fit(run, learner, train, objective(model, margin=config.margin), measure, {})
     fold(run, model)
     scale = set_scale(run, model, encoder, train)
     evaluation = (evaluate(scored(run, model, held_out)) if held_out else {}) | {"scale": scale}

@@ -39,7 +39,6 @@ class Run(Generic[Config]):
     ranks: Ranks
     tracker: Tracker
     start_step: int = 0
-    resumed: bool = False
 
     @property
     def dtype(self) -> torch.dtype:

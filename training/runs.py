@@ -150,7 +150,6 @@ def _train(prepared: Prepared, ranks: Ranks, engine: Engine | None, *, show: boo
                 ranks=ranks,
                 tracker=tracker,
                 start_step=start,
-                resumed=config.resume,
             ),
             prepared.reward_model,
         )
@@ -183,7 +182,7 @@ def _trained(run: Run[Any], reward_model: Path | None) -> Trained:
     def log(step: int, tokens: int, metrics: Mapping[str, float]) -> None:
         run.tracker.log(step, metrics, tokens=tokens - run.tracker.tokens)
 
-    return train_preferences(config, run.dataset, run.parent, run.folder, log=log, resume=run.resumed)
+    return train_preferences(config, run.dataset, run.parent, run.folder, log=log, resume=config.resume)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from honed.models.scalar_head import ScalarModel
 from honed.training import dropout
 from honed.training.configs import SFTConfig
 from honed.training.encoding import Encoder
-from honed.training.fitting import Metrics, Objective, Plan, fit
+from honed.training.fitting import Metrics, Objective, fit
 from honed.training.forward import policy_logits
 from honed.training.generation import Generator, generator_of, greedy
 from honed.training.groups import demonstrations, prompts
@@ -74,10 +74,7 @@ def train_sft(run: Run[SFTConfig], reward_folder: Path | None) -> Trained:
             best.offer(learner.masters, measured.get("validation/score", -measured.get("validation/loss", 0.0)))
         return measured
 
-    schedule = Plan(
-        epochs=config.epochs, batch_size=config.batch_size, warmup=config.warmup, final=config.final_learning_rate
-    )
-    fit(run, learner, trees, objective(loaded, run.ranks.device), schedule, measure, best.state())
+    fit(run, learner, trees, objective(loaded, run.ranks.device), measure, best.state())
     learner.publish(best.weights)
     fold(run, loaded.model)
     with dropout.off(hooks):

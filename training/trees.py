@@ -36,8 +36,8 @@ class Tree:
 class Packed:
     """A flat batch of T tokens with A answers of N tokens in all; answers are in the order of the trees.
 
-    `answer_of` says for each answer token which of the A answers it is of, `targets` where it stands, and `predictors`
-    where the token before it does: there the model predicts it, and there is the value of the state before it.
+    `targets` says for each answer token where it stands, and `predictors` where the token before it does: there the
+    model predicts it, and there is the value of the state before it.
     """
 
     ids: Tensor  # (1, T)
@@ -45,7 +45,6 @@ class Packed:
     mask: Tensor  # (1, 1, T, T), true where row may look at column
     targets: Tensor  # (N,)
     predictors: Tensor  # (N,)
-    answer_of: Tensor  # (N,)
     ends: Tensor  # (A,): where each answer's last token stands
 
     @property
@@ -60,7 +59,6 @@ def pack(trees: Sequence[Tree], device: torch.device | str = "cpu") -> Packed:
     branch_of: list[int] = []  # 0 is a prompt
     targets: list[int] = []
     predictors: list[int] = []
-    answer_of: list[int] = []
     ends: list[int] = []
     for number, tree in enumerate(trees):
         last = len(ids) + len(tree.prompt) - 1
@@ -74,7 +72,6 @@ def pack(trees: Sequence[Tree], device: torch.device | str = "cpu") -> Packed:
             if branch:
                 targets += range(start, len(ids))
                 predictors += [last, *range(start, len(ids) - 1)]
-                answer_of += [len(ends)] * len(tokens)
                 ends.append(len(ids) - 1)
 
     def tensor(numbers: list[int]) -> Tensor:
@@ -86,7 +83,6 @@ def pack(trees: Sequence[Tree], device: torch.device | str = "cpu") -> Packed:
         mask=_mask(tensor(tree_of), tensor(branch_of)),
         targets=tensor(targets),
         predictors=tensor(predictors),
-        answer_of=tensor(answer_of),
         ends=tensor(ends),
     )
 

@@ -1,6 +1,6 @@
 """The card of a dataset: where it comes from, how much there is of what, and what was left out.
 
-Owns the numbers and how they are shown. Chooses nothing. Invariant: a card is JSON and goes with the checkpoint, so it
+Owns the numbers; `reports/` shows them. Chooses nothing. Invariant: a card is JSON and goes with the checkpoint, so it
 holds no text of anybody's and no user; it does name labelers, files and policies.
 """
 
@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import combinations
 from math import ceil
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
@@ -18,8 +18,6 @@ from honed.server.store.exchange.records import Demonstration, Ranking, Record, 
 from honed.training.configs import Stage
 from honed.training.data.offers import Candidate
 from honed.training.data.splits import SPLITS, Split
-
-MAX_SHOWN: Final = 20  # rows of a table in Markdown
 
 
 class _Frozen(BaseModel):
@@ -81,21 +79,6 @@ class Card(_Frozen):
     redactions: Mapping[str, int] = {}
     left_out: Mapping[str, int] = {}
     gone: int = 0
-
-    def to_markdown(self) -> str:
-        """For people: a heading and tables."""
-        parts = [f"# Dataset {self.id}", _list(_facts(self)), _splits_table(self.splits)]
-        if self.prompt_lengths is not None:
-            parts.append(_lengths_table({"prompts": self.prompt_lengths, "answers": self.answer_lengths}))
-        tables: tuple[tuple[str, Mapping[str, int]], ...] = (
-            ("Category", self.categories),
-            ("Written by", self.sources),
-            ("Labeler", self.labelers),
-            ("Redacted", self.redactions),
-            ("Left out", self.left_out),
-        )
-        parts += [_counts_table(title, counts) for title, counts in tables if counts]
-        return "\n\n".join(parts) + "\n"
 
 
 def describe(chosen: Sequence[tuple[Candidate, Split]]) -> dict[str, Any]:
@@ -159,61 +142,3 @@ def _pairs(rankings: Sequence[Ranking]) -> Pairs | None:
             ties += one.rank == two.rank
             contradictory += one.rank != two.rank and one.text == two.text
     return Pairs(total=total, ties=ties, contradictory=contradictory)
-
-
-def _facts(card: Card) -> list[str]:
-    source = card.source
-    facts = [f"stage: {card.stage}", f"source: {source.kind}" if source.kind == source.name else _named_source(source)]
-    if card.created is not None:
-        facts.append(f"created: {card.created:%Y-%m-%d %H:%M} UTC")
-    if card.pairs is not None:
-        pairs = card.pairs
-        facts.append(f"pairs: {pairs.total:,}; {pairs.ties:,} tie, {pairs.contradictory:,} are of the same text")
-    if card.gone:
-        facts.append(f"erased or denied to training since: {card.gone:,} examples")
-    return facts
-
-
-def _named_source(source: Source) -> str:
-    digest = "" if source.sha256 is None else f", SHA-256 {source.sha256}"
-    return f"source: {source.kind} {_cell(source.name)}{digest}"
-
-
-def _splits_table(splits: Mapping[Split, Counts]) -> str:
-    rows = [[split, *map(_number, (each.examples, each.prompts, each.users))] for split, each in splits.items()]
-    return _table(["Split", "Examples", "Prompts", "Users"], rows)
-
-
-def _lengths_table(lengths: Mapping[str, Lengths | None]) -> str:
-    rows = [
-        [name, *map(_number, (each.min, each.median, each.p95, each.max))]
-        for name, each in lengths.items()
-        if each is not None
-    ]
-    return _table(["Characters", "Least", "Median", "95 %", "Most"], rows)
-
-
-def _counts_table(title: str, counts: Mapping[str, int]) -> str:
-    rows = [[name, _number(count)] for name, count in counts.items()]
-    if len(rows) > MAX_SHOWN:
-        rest = list(counts.values())[MAX_SHOWN:]
-        rows = [*rows[:MAX_SHOWN], [f"{len(rest)} others", _number(sum(rest))]]
-    return _table([title, "Count"], rows)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *["---:"] * (len(head) - 1)]
-    return "\n".join("| " + " | ".join(map(_cell, row)) + " |" for row in (head, rule, *rows))
-
-
-def _list(items: Iterable[str]) -> str:
-    return "\n".join(f"- {item}" for item in items)
-
-
-def _number(value: int) -> str:
-    return f"{value:,}"
-
-
-def _cell(text: str) -> str:
-    """A stranger's text, on one line and within its cell."""
-    return "".join(char if char.isprintable() else " " for char in text).replace("\\", "\\\\").replace("|", "\\|")
