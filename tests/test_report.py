@@ -121,6 +121,7 @@ PPO = steps(
     ppo__strange=[1.0, 2.0, 3.0],
     train__grad_norm=[1.0, None, 3.0],
     validation__score=[-0.1, 0.5, 1.4],
+    validation__score_std=[0.75, 0.6, 0.5],
 )
 REWARD: dict[str, Any] = {
     "accuracy": 0.704,
@@ -144,12 +145,14 @@ def test_ppo_from_the_sentence_to_the_command(tmp_path: Path) -> None:
     put(tmp_path, facts(settings={"seed": 3, "lora": True}), PPO, {"score": 1.0}, samples)
     read = report(tmp_path)
     assert read.titles == [
-        "The score on prompts held out rose from −0.10 to 1.40, at a KL of 9 nats and with answers 25\u00a0% longer.",
+        "The score on prompts held out rose from −0.10 to 1.40, by 2 standard deviations of the answers before, "
+        "at a KL of 9 nats and with answers 25\u00a0% longer.",
         "How it went",
         "Score and reward",
         "Distance from the start (KL)",
         "Length of the answers",
         "Clipped updates",
+        "Spread of the scores",
         "Gradient norm",
         "ppo/strange",
         "The same prompts before and after",
@@ -326,7 +329,8 @@ def test_the_command_ends_with_a_few_lines(tmp_path: Path) -> None:
     put(tmp_path, facts(summary={"validation/score": 1.4}), PPO)
     path = write_report(tmp_path)
     assert summary_lines(tmp_path) == [
-        "The score on prompts held out rose from −0.10 to 1.40, at a KL of 9 nats and with answers 25 % longer.",
+        "The score on prompts held out rose from −0.10 to 1.40, by 2 standard deviations of the answers before, "
+        "at a KL of 9 nats and with answers 25 % longer.",
         "  Score       1.40  (held out, from −0.10)",
         "  Reward      0.80  (from 0.00)",
         "  KL          9.00  (from 0.00)",

@@ -129,6 +129,7 @@ def measure(run: Run[PPOConfig], cast: Cast, held_out: Sequence[tuple[int, ...]]
     lengths = [length for each in passes for length in each.lengths]
     measured = {
         "validation/score": float(scores.mean()),
+        "validation/score_std": float(scores.std(correction=0)),
         "validation/kl": float(kl.sum()) / len(lengths),
         "validation/length": sum(lengths) / len(lengths),
         "validation/ended": sum(end for each in passes for end in each.ended) / len(lengths),

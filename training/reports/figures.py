@@ -103,7 +103,12 @@ _CURVES: Final = (
         "Texts that are no rollouts: where their loss rises, the model unlearns its language.",
         (("ppo/ptx_loss", "pretraining", BLUE), ("validation/language_loss", "held out", ORANGE)),
     ),
-    _Curves("Spread of the scores", "Standard deviation over a round.", (("ppo/score_std", "", BLUE),), is_detail=True),
+    _Curves(
+        "Spread of the scores",
+        "Standard deviation over the answers.",
+        (("ppo/score_std", "rollouts", BLUE), ("validation/score_std", "held out", ORANGE)),
+        is_detail=True,
+    ),
     _Curves("KL of one update", "", (("ppo/approx_kl", "", BLUE),), is_detail=True),
     _Curves("KL coefficient", "What a nat costs.", (("ppo/kl_coefficient", "", BLUE),), is_detail=True),
     _Curves("Learning rate", "", (("train/learning_rate", "", BLUE),), is_detail=True),
@@ -115,7 +120,7 @@ _CURVES: Final = (
         is_detail=True,
     ),
     _Curves("Speed", "", (("train/tokens_per_s", "", BLUE),), is_detail=True),
-)  # fmt: skip
+)
 
 
 def panels(results: Results) -> list[Panel]:

@@ -116,7 +116,7 @@ def _result(results: Results) -> str:
         return f"Picks the better answer in {percent(accuracy)} of {pairs} held out{interval}."
     for name, subject in _SUBJECTS:
         if ends := _ends(results, name):
-            return f"{subject} {_went(name, *ends)}{_at_what_cost(results, name)}."
+            return f"{subject} {_went(name, *ends)}{_in_deviations(results, name)}{_at_what_cost(results, name)}."
     return ""
 
 
@@ -135,6 +135,14 @@ def _went(name: str, start: float, end: float) -> str:
     if first == last:
         return f"stayed at {first}"
     return f"{'rose' if end > start else 'fell'} from {first} to {last}"
+
+
+def _in_deviations(results: Results, name: str) -> str:
+    """A score's unit says little to a person; how much the answers differed before is a measure of what was gained."""
+    spread, ends = start_and_end(results.metrics, f"{name}_std"), _ends(results, name)
+    if spread is None or ends is None or spread[0] == 0:
+        return ""
+    return f", by {number(abs(ends[1] - ends[0]) / spread[0], 2)} standard deviations of the answers before"
 
 
 def _at_what_cost(results: Results, name: str) -> str:
