@@ -6,21 +6,24 @@ from fakes import tiny_model
 from torch import nn
 
 from honed.models.engine.engine import Engine, EngineConfig
-from honed.models.engine.packing import can_pack, pack, packed_bytes, unpack
+from honed.models.engine.packing import can_pack, has_bfloat16, pack, packed_bytes, unpack
 from honed.models.engine.sequence import SamplingParams, Sequence
+
+FORMATS = [(torch.float32, 1e-5), *([(torch.bfloat16, 1e-2)] if has_bfloat16() else [])]  # and what is rounded away
 
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(3, 48), (1, 1, 48), (1, 7, 48)])
-def test_a_packed_layer_gives_the_same(shape: tuple[int, ...], bias: bool) -> None:
+@pytest.mark.parametrize(("dtype", "error"), FORMATS)
+def test_a_packed_layer_gives_the_same(dtype: torch.dtype, error: float, shape: tuple[int, ...], bias: bool) -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(48, 96, bias=bias), nn.Linear(96, 5, bias=bias))
-    x = torch.randn(shape)
+    model = nn.Sequential(nn.Linear(48, 96, bias=bias), nn.Linear(96, 5, bias=bias)).to(dtype)
+    x = torch.randn(shape, dtype=dtype)
     with torch.inference_mode():
         plain = model(x)
         pack(model)
         packed = model(x)
-    torch.testing.assert_close(packed, plain, atol=1e-5, rtol=0)
+    torch.testing.assert_close(packed, plain, atol=error, rtol=0)
 
 
 def test_a_packed_copy_is_a_copy_and_can_be_taken_back() -> None:
@@ -41,9 +44,10 @@ def test_packed_bytes_counts_linear_layers() -> None:
     assert packed_bytes(nn.Sequential(nn.Linear(4, 8), nn.Embedding(10, 4))) == 4 * 8 * 4
 
 
-def test_only_float32_on_a_cpu_is_packed() -> None:
+def test_what_a_cpu_computes_with_is_packed() -> None:
     assert can_pack(nn.Linear(2, 2)) == torch.backends.mkldnn.is_available()
-    assert not can_pack(nn.Linear(2, 2, dtype=torch.bfloat16))
+    assert can_pack(nn.Linear(2, 2, dtype=torch.bfloat16)) == has_bfloat16()
+    assert not can_pack(nn.Linear(2, 2, dtype=torch.float16))
     assert not can_pack(nn.Linear(2, 2, device="meta"))
 
 

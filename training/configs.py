@@ -81,9 +81,9 @@ class RunConfig(DataConfig):
 class SFTConfig(RunConfig):
     """Supervised fine-tuning on demonstrations and corrections, loss on the answers alone."""
 
-    learning_rate: Positive = Field(1e-5, description="At its peak.")
-    epochs: Count = Field(2, description="How often each demonstration is seen.")
-    batch_size: Count = Field(16, description="Demonstrations a step, over all ranks.")
+    learning_rate: Positive = Field(1e-4, description="At its peak; a larger model wants a smaller one.")
+    epochs: Count = Field(3, description="How often each demonstration is seen.")
+    batch_size: Count = Field(8, description="Demonstrations a step, over all ranks.")
     dropout: Share = Field(0.0, description="Residual dropout; InstructGPT took 0.2 for 16 epochs.")
     reward_model: str | None = Field(None, description="Chooses among the epochs by reward; unset, by loss.")
 
@@ -91,8 +91,8 @@ class SFTConfig(RunConfig):
 class RewardConfig(RunConfig):
     """A reward model from rankings and comparisons: all pairs of a prompt are one element of a batch."""
 
-    learning_rate: Positive = Field(2e-5, description="At its peak.")
-    epochs: Count = Field(1, description="More than one overfits (InstructGPT, appendix C.2).")
+    learning_rate: Positive = Field(5e-5, description="At its peak; a larger model wants a smaller one.")
+    epochs: Count = Field(2, description="InstructGPT took 1: with many rankings more than one overfits.")
     batch_size: Count = Field(4, description="Prompts a step, over all ranks; InstructGPT took 64.")
     answer_tokens: Count = Field(256, description="Longest answer, in tokens; of a longer one the beginning is judged.")
     margin: bool = Field(False, description="Ask for a gap that grows with the distance of the ranks.")
@@ -102,20 +102,24 @@ class PPOConfig(RunConfig):
     """Proximal policy optimisation against a reward model, held near the policy that it starts from."""
 
     reward_model: str | None = Field(None, description="The reward model; the value network starts as its copy.")
-    learning_rate: Positive = Field(5e-6, description="The policy's, at its peak.")
-    value_learning_rate: Positive = Field(9e-6, description="The value network's.")
+    learning_rate: Positive = Field(
+        1.5e-4, description="The policy's, at its peak; a larger model wants a smaller one."
+    )
+    value_learning_rate: Positive = Field(
+        1e-5, description="The value network's: a fast one unlearns what the reward model knows of half an answer."
+    )
     warmup: Share = Field(0.1, description="Share of the steps in which the learning rates rise.")
-    final_learning_rate: float = Field(1.0, ge=0, le=1, description="Share of the peaks that the cosine ends at.")
+    final_learning_rate: float = Field(0.3, ge=0, le=1, description="Share of the peaks that the cosine ends at.")
     validate_every: Count = Field(5, description="Iterations between two measurements on held-out prompts.")
     save_every: Count = Field(2, description="Iterations between two states that a cut-off run can go on from.")
-    iterations: Count = Field(16, description="Rounds of rollouts and updates.")
-    batch_size: Count = Field(64, description="Episodes a round, over all ranks; InstructGPT took 512.")
+    iterations: Count = Field(12, description="Rounds of rollouts and updates.")
+    batch_size: Count = Field(128, description="Episodes a round, over all ranks; InstructGPT took 512.")
     minibatches: Count = Field(4, description="Optimizer steps that a round's episodes are shared out to.")
     inner_epochs: Count = Field(1, description="How often a round's episodes are used.")
-    samples_per_prompt: Count = Field(4, description="Episodes that share a prompt.")
+    samples_per_prompt: Count = Field(16, description="Episodes that share a prompt, which is read once for all.")
     max_new_tokens: Count = Field(64, description="Longest answer, in tokens.")
     temperature: Positive = Field(1.0, description="Of the rollouts, and of all log-probabilities.")
-    kl_coefficient: float = Field(0.02, ge=0, description="Beta: what a nat of divergence from the start costs.")
+    kl_coefficient: float = Field(0.01, ge=0, description="Beta: what a nat of divergence from the start costs.")
     kl_target: float | None = Field(
         None, gt=0, description="Nats an answer that the coefficient is adapted to (Ziegler et al. 2019); unset, fixed."
     )
@@ -125,7 +129,7 @@ class PPOConfig(RunConfig):
     clip: Positive = Field(0.2, description="Range of the probability ratio.")
     value_clip: Positive = Field(0.2, description="Range of a value's change, in units of reward.")
     whiten_rewards: bool = Field(False, description="Scale the rewards of a round to a standard deviation of 1.")
-    missing_eos_penalty: float = Field(1.0, ge=0, description="Taken from the reward of an answer that did not end.")
+    missing_eos_penalty: float = Field(0.5, ge=0, description="Taken from the reward of an answer that did not end.")
     pretraining: str | None = Field(None, description="File of texts to keep the language from (PPO-ptx); unset, none.")
     ptx_coefficient: float = Field(27.8, ge=0, description="Weight of the pretraining texts' gradient.")
     ptx_examples: Count = Field(8, description="Pretraining texts an episode.")

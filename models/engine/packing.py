@@ -15,9 +15,16 @@ from torch import Tensor, nn
 
 
 def can_pack(model: nn.Module) -> bool:
-    """True for float32 on a CPU, where packing was measured to pay."""
+    """True for the formats of a CPU that packing was measured to pay for."""
     weight = next(model.parameters())
-    return weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    return weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and has_bfloat16())
+
+
+def has_bfloat16() -> bool:
+    """Whether oneDNN has products in bfloat16 for this CPU."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001
 
 
 def packed_bytes(model: nn.Module) -> int:
