@@ -138,9 +138,10 @@ def test_shares_of_stages_add_up(shares: tuple[float, float, float]) -> None:
 
 @pytest.mark.parametrize("name", ["samples_per_prompt", "minibatches"])
 def test_a_round_of_ppo_is_shared_out_without_rest(name: str) -> None:
+    sizes = {"batch_size": 64, "samples_per_prompt": 4, "minibatches": 4}
     with pytest.raises(ValidationError, match="batch_size: a multiple of samples_per_prompt times minibatches, 20"):
-        PPOConfig.model_validate({name: 5})
-    assert PPOConfig.model_validate({name: 16})
+        PPOConfig.model_validate(sizes | {name: 5})
+    assert PPOConfig.model_validate(sizes | {name: 16})
 
 
 def test_settings_stay_as_they_are() -> None:

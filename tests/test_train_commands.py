@@ -131,7 +131,7 @@ def test_what_is_typed_is_the_setting(runs: Runs) -> None:
         ("sft --stage-shares 0.2,x", "--stage-shares: write 3 numbers with commas, as in 0.2,0.45,0.35"),
         ("sft --stage-shares 0.5,0.5,0.5", "--stage-shares: three shares that add up to 1"),
         ("sft --warmup 1 --dropout 2", "--warmup: input should be less than 1; --dropout: input should be less than 1"),
-        ("ppo --minibatches 5", "--batch-size: a multiple of --samples-per-prompt times minibatches, 20"),
+        ("ppo --minibatches 5", "--batch-size: a multiple of --samples-per-prompt times minibatches, 80"),
         ("all --reward-learning-rate 0", "--reward-learning-rate: input should be greater than 0"),
         ("all --lora-rank 0", "--lora-rank: input should be greater than or equal to 1"),
     ],

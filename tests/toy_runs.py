@@ -51,7 +51,13 @@ _SMALL: dict[str, Any] = {"model": "tiny", "dtype": "float32", "device": "cpu", 
 
 def sft(home: Path, **changes: Any) -> SFTConfig:
     """Six steps, a state after each second."""
-    own = {"data": str(home / "demonstrations.jsonl"), "batch_size": 3, "save_every": 2, "learning_rate": 1e-3}
+    own = {
+        "data": str(home / "demonstrations.jsonl"),
+        "batch_size": 3,
+        "save_every": 2,
+        "learning_rate": 1e-3,
+        "epochs": 2,
+    }
     return SFTConfig.model_validate(_SMALL | own | {"tokens_per_pass": 20} | changes)
 
 
