@@ -112,14 +112,14 @@ class PPOConfig(RunConfig):
     final_learning_rate: float = Field(0.3, ge=0, le=1, description="Share of the peaks that the cosine ends at.")
     validate_every: Count = Field(5, description="Iterations between two measurements on held-out prompts.")
     save_every: Count = Field(2, description="Iterations between two states that a cut-off run can go on from.")
-    iterations: Count = Field(12, description="Rounds of rollouts and updates.")
+    iterations: Count = Field(8, description="Rounds of rollouts and updates.")
     batch_size: Count = Field(128, description="Episodes a round, over all ranks; InstructGPT took 512.")
     minibatches: Count = Field(4, description="Optimizer steps that a round's episodes are shared out to.")
     inner_epochs: Count = Field(1, description="How often a round's episodes are used.")
     samples_per_prompt: Count = Field(16, description="Episodes that share a prompt, which is read once for all.")
     max_new_tokens: Count = Field(64, description="Longest answer, in tokens.")
     temperature: Positive = Field(1.0, description="Of the rollouts, and of all log-probabilities.")
-    kl_coefficient: float = Field(0.01, ge=0, description="Beta: what a nat of divergence from the start costs.")
+    kl_coefficient: float = Field(0.03, ge=0, description="Beta: what a nat of divergence from the start costs.")
     kl_target: float | None = Field(
         None, gt=0, description="Nats an answer that the coefficient is adapted to (Ziegler et al. 2019); unset, fixed."
     )
@@ -135,7 +135,7 @@ class PPOConfig(RunConfig):
     ptx_examples: Count = Field(8, description="Pretraining texts an episode.")
     ptx_tokens: int = Field(128, ge=2, description="Tokens of a pretraining text.")
     ema: Share = Field(0.992, description="Decay of the averaged weights that become the checkpoint; 0 takes the last.")
-    kl_budget: Positive = Field(50.0, description="Nats an answer at which a run is stopped as sick.")
+    kl_budget: Positive = Field(20.0, description="Nats an answer at which a run is stopped as sick.")
     max_length_growth: Positive = Field(3.0, description="Growth of the answers, as a factor, that stops a run.")
     min_entropy: float = Field(0.05, ge=0, description="Nats a token below which a run is stopped.")
 
