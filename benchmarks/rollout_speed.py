@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/rollout_speed.py --data rankings.jsonl
 
 The prompts of a file, `--samples` answers to each, drawn at temperature 1 without filters until a token ends them or
-`--max-new-tokens` are there: what a round of PPO draws. `generate` gets batches of `--batch-size` sequences, prompts of
+`--max-new-tokens` are there: what a round of PPO draws, with its defaults. `generate` gets batches of `--batch-size` sequences, prompts of
 about one length together, since it waits for the longest; the engine runs as many at once. Tokens are those that were
 sampled, up to the end of each answer.
 """
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--episodes", type=int, default=128)
-    parser.add_argument("--samples", type=int, default=4, help="episodes a prompt")
+    parser.add_argument("--samples", type=int, default=16, help="episodes a prompt")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--max-new-tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
