@@ -3,9 +3,9 @@
     .venv/bin/python benchmarks/rollout_speed.py --data rankings.jsonl
 
 The prompts of a file, `--samples` answers to each, drawn at temperature 1 without filters until a token ends them or
-`--max-new-tokens` are there: what a round of PPO draws, with its defaults. `generate` gets batches of `--batch-size` sequences, prompts of
-about one length together, since it waits for the longest; the engine runs as many at once. Tokens are those that were
-sampled, up to the end of each answer.
+`--max-new-tokens` are there: what a round of PPO draws, with its defaults. `generate` gets batches of `--batch-size`
+sequences, prompts of about one length together, since it waits for the longest; the engine runs as many at once. Tokens
+are those that were sampled, up to the end of each answer.
 """
 
 from __future__ import annotations
