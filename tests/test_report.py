@@ -160,7 +160,7 @@ def test_ppo_from_the_sentence_to_the_command(tmp_path: Path) -> None:
         "Settings",
         "How to do it again",
     ]
-    assert "budget 50 ↑" in read.text
+    assert "budget 20" in read.text
     assert "8 characters · score 0.50" in read.text
     command = "honed train ppo \\\n    --seed 3 \\\n    --lora \\\n    --data data-0123456789ab"
     assert command in read.text
@@ -313,7 +313,7 @@ def test_samples_are_cut_down(tmp_path: Path) -> None:
 def test_changed_settings_are_marked(tmp_path: Path) -> None:
     put(tmp_path, facts("sft", {"epochs": 7, "stage_shares": (0.5, 0.25, 0.25)}))
     text = write_report(tmp_path).read_text()
-    assert "<tr class=changed><td>epochs</td><td class=number>7</td><td class=number>2</td>" in text
+    assert "<tr class=changed><td>epochs</td><td class=number>7</td><td class=number>3</td>" in text
     assert text.count("<tr class=changed>") == 4  # in the short table and in the whole one
     assert "<td>batch_size</td>" in text
     assert "--stage-shares 0.5,0.25,0.25" in text

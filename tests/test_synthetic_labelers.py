@@ -62,7 +62,8 @@ def trained(
     train: Sequence[Group], held_out: Sequence[Group], folder: Path, *, seed: int, **changes: Any
 ) -> tuple[list[Scored], list[float]]:
     """A tiny reward model's numbers for what was held out, and the loss there after each epoch."""
-    config = RewardConfig(seed=seed, dtype="float32", tokens_per_pass=2048, save_every=10**9, **changes)
+    settings: dict[str, Any] = {"epochs": 1} | changes
+    config = RewardConfig(seed=seed, dtype="float32", tokens_per_pass=2048, save_every=10**9, **settings)
     ranks = Ranks(torch.device("cpu"))
     model = ScalarModel(tiny_model(vocab_size=VOCABULARY, seed=seed).model)
     model.draw_head(seed)
