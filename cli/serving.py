@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from honed.cli.failure import fail
+from honed.cli.jobs import beside
+
+if TYPE_CHECKING:
+    from honed.server.settings import Settings
 
 READY = """
 {model} answers on {url}
@@ -47,6 +53,9 @@ def serve(
     ] = None,
     logging: Annotated[str | None, typer.Option(help="Completions to remember: all, opt_in or off.")] = None,
     strict: Annotated[bool | None, typer.Option(help="Refuse parameters that nobody knows.")] = None,
+    with_worker: Annotated[
+        bool, typer.Option("--with-worker", help="Run `honed worker` too: training on this machine.")
+    ] = False,
 ) -> None:
     """Serve a model behind the OpenAI API. Every option and more can be set in the environment as HONED_..."""
     from pydantic import ValidationError
@@ -83,8 +92,10 @@ def serve(
         memory = MEMORY[settings.logging]
         print(READY.format(model=name, url=url, memory=memory, curl_key=curl_key, python_key=python_key), flush=True)
 
+    training = beside(_environment(settings), settings.device) if with_worker else nullcontext()
     try:
-        status = run(settings, on_ready=announce)
+        with training:
+            status = run(settings, on_ready=announce)
     except (ValueError, SourceError, StoreError) as error:
         raise fail(str(error)) from None
     raise typer.Exit(status)
@@ -102,6 +113,16 @@ def pull(
     except SourceError as error:
         raise fail(str(error)) from None
     print(folder)
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """What a worker needs to find the same home and store."""
+    found = dict(os.environ)
+    if settings.home is not None:
+        found["HONED_HOME"] = str(settings.home)
+    if settings.database_url is not None:
+        found["HONED_DATABASE_URL"] = settings.database_url.get_secret_value()
+    return found
 
 
 def _problem(error: Mapping[str, Any]) -> str:

@@ -123,6 +123,12 @@ def checkpoint_id(folder: Path) -> str:
     return f"ckpt-{digest.hexdigest()[:12]}"
 
 
+def checkpoint_name(folder: Path) -> str:
+    """What the checkpoint is called: by its lineage, or else as its folder is."""
+    lineage = read_lineage(folder)
+    return lineage.name if lineage is not None else folder.resolve().name
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The folder's weight files, sorted by name: safetensors, or PyTorch's own where there are none."""
     for pattern in _WEIGHT_PATTERNS:

@@ -6,6 +6,7 @@ own generation (`engine/`) nor fetching weights (`sources.py`).
 Invariant: a `Policy` never changes after it is loaded; a new checkpoint is a new `Policy`.
 """
 
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,15 @@ from jinja2 import TemplateError
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from honed.models.checkpoint import checkpoint_id, fault_in, read_lineage, weight_files
+from honed.models.checkpoint import checkpoint_id, checkpoint_name, fault_in, weight_files
 from honed.models.scalar_head import is_scalar_model
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 _UNBOUNDED = 10**9  # tokenizers without a limit carry 1e30
+
+# While transformers builds a model it changes things of the whole process (torch's default dtype, its own classes) and
+# puts back what it found: of two at once, the second would put back what the first had changed.
+_BUILDING = threading.Lock()
 
 
 class PolicyError(Exception):
@@ -54,13 +59,13 @@ def load_policy(folder: Path, *, dtype: str = "auto", device: str = "auto", name
         raise PolicyError(f"{folder} is a reward model, which answers nothing: name a policy.")
     place = choose_device(device)
     number = choose_dtype(dtype, place)
-    lineage = read_lineage(folder)
+    identifier, name = checkpoint_id(folder), name or checkpoint_name(folder)
     tokenizer = load_tokenizer(folder)
     model = _load_model(folder, number, place)
     config = model.config.get_text_config()
     return Policy(
-        id=checkpoint_id(folder),
-        name=name or (lineage.name if lineage else folder.resolve().name),
+        id=identifier,
+        name=name,
         model=model,
         tokenizer=tokenizer,
         context_length=_context_length(config, tokenizer),
@@ -128,9 +133,10 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 def _load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, output_loading_info=True
-        )
+        with _BUILDING:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, local_files_only=True, output_loading_info=True
+            )
         model: PreTrainedModel = loaded[0].to(device)
     except SafetensorError as error:
         raise PolicyError(f"The weights in {folder} are damaged: fetch the model again. ({error})") from error

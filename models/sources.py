@@ -42,7 +42,7 @@ DEFAULT_MODEL_MB = 600  # the download, the file in it and the converted weights
 
 _HUB_TIMEOUT_S = 5
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-_PLAIN_NAME = re.compile(r"[\w-][\w.-]*")
+_PLAIN_NAME = re.compile(r"[\w-][\w.:-]*")  # ft:BASE:NAME:ID too
 _HUB_FILES = ["*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt"]
 _GIVE_A_FOLDER = "or give a folder that holds the model"
 

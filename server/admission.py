@@ -13,7 +13,7 @@ from honed.models.engine.sequence import SamplingParams
 from honed.server.auth import Caller, KeyRing, require_own_page, short_hash
 from honed.server.errors import ContextLengthExceeded, InvalidValue
 from honed.server.generation import Prompt
-from honed.server.policies import ServedPolicy
+from honed.server.served import ServedPolicy
 from honed.server.validation import parse_request
 from honed.server.wire.request import RequestPart
 from honed.server.wire.sampling import SamplingRequest

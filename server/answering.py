@@ -9,8 +9,8 @@ from fastapi import Request, Response
 
 from honed.server.disconnection import unless_disconnected
 from honed.server.generation import Generation, Prompt
-from honed.server.policies import ServedPolicy
 from honed.server.remembering import Exchange
+from honed.server.served import ServedPolicy
 from honed.server.streaming import EventStream
 from honed.server.validation import warning_header
 from honed.server.wire.sampling import SamplingRequest

@@ -15,7 +15,18 @@ from honed.server.metrics import Metrics
 from honed.server.middleware import EdgeMiddleware
 from honed.server.policies import Service
 from honed.server.recording import Recorder
-from honed.server.routes import chat, completions, feedback, health, labeling, models, stored
+from honed.server.routes import (
+    chat,
+    completions,
+    feedback,
+    files,
+    fine_tuning,
+    health,
+    labeling,
+    models,
+    policies,
+    stored,
+)
 from honed.server.routes.document import add_components
 from honed.server.settings import Settings
 from honed.server.storage import Storage
@@ -30,15 +41,20 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.keyring = load_keyring([key.get_secret_value() for key in settings.api_keys], settings.api_keys_file)
     metrics = Metrics()
-    app.state.service = Service(settings, metrics)
     app.state.storage = Storage(settings)
+    app.state.service = Service(settings, metrics, app.state.storage)
     app.state.recorder = Recorder(settings, app.state.storage, metrics.count_stored)
-    for family in (chat, completions, stored, feedback, labeling, models, health):
+    for family in (chat, completions, stored, feedback, labeling, files, fine_tuning, models, policies, health):
         app.include_router(family.router)
     add_components(app)
     _make_routes(app)
     install_error_handlers(app)
-    app.add_middleware(EdgeMiddleware, max_body_bytes=settings.max_body_bytes, count_error=metrics.count_error)
+    app.add_middleware(
+        EdgeMiddleware,
+        max_body_bytes=settings.max_body_bytes,
+        max_body_bytes_of={files.PATH: settings.max_file_bytes},
+        count_error=metrics.count_error,
+    )
     return app
 
 

@@ -10,14 +10,16 @@ a traceback goes to the log and never to the client.
     │   ├── InvalidJson  InvalidType  MissingParameter  UnknownParameter
     │   ├── InvalidValue
     │   │   └── OutOfRange
-    │   ├── UnsupportedParameter  UnsupportedValue
+    │   ├── UnsupportedParameter  UnsupportedValue  InvalidFile
     │   ├── ContextLengthExceeded
     │   ├── InvalidApiKey (401)  Forbidden (403)  ForeignPage (403)
     │   ├── ModelNotFound (404)  NotFound (404)  MethodNotAllowed (405)
     │   └── RequestTimeout (408)  RequestTooLarge (413)
     ├── InternalError (500)
+    │   └── PolicyUnloadable
     └── Unavailable (503)
-        └── Overloaded  Loading  Draining  EngineDead  StoreUnavailable  StoreBehind
+        ├── Overloaded  Loading  Draining  EngineDead  StoreUnavailable  StoreBehind
+        └── NoRoomForPolicy
 
 Source: OpenAI's `ErrorResponse` schema and https://platform.openai.com/docs/guides/error-codes. The official
 client retries 408, 409, 429 and 5xx twice; `x-should-retry` and `retry-after` overrule it.
@@ -114,6 +116,12 @@ class UnsupportedValue(InvalidRequest):
     code = "unsupported_value"
 
 
+class InvalidFile(InvalidRequest):
+    """An uploaded file that cannot be trained on, or none of the caller's."""
+
+    code = "invalid_file"
+
+
 class ContextLengthExceeded(InvalidRequest):
     code = "context_length_exceeded"
 
@@ -207,6 +215,15 @@ class InternalError(ServerError):
         super().__init__(message, headers={} if retry else NO_RETRY)
 
 
+class PolicyUnloadable(InternalError):  # noqa: N818 - as above
+    """A checkpoint that is there and cannot be served; `reason` is a sentence without a path in it."""
+
+    code = "policy_unloadable"
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"The policy '{_bounded(name, MAX_PARAM_BYTES)}' cannot be loaded. {reason}")
+
+
 class Unavailable(ServerError):  # noqa: N818 - as above
     """Not now: another time, or another server, may answer. `retry_after_s` is sent in whole seconds."""
 
@@ -244,6 +261,19 @@ class EngineDead(Unavailable):
     def __init__(self, *, retry_after_s: float = 30) -> None:
         super().__init__(
             "The engine has stopped; the server's log says why. It has to be restarted.",
+            retry_after_s=retry_after_s,
+        )
+
+
+class NoRoomForPolicy(Unavailable):
+    """It is not loaded, and nothing that is loaded may go: all of it answers, or is in service."""
+
+    code = "no_room_for_policy"
+
+    def __init__(self, name: str, *, retry_after_s: float = 5) -> None:
+        super().__init__(
+            f"The policy '{_bounded(name, MAX_PARAM_BYTES)}' is not loaded, and there is no room for it beside those "
+            "that are in use. Please try again later.",
             retry_after_s=retry_after_s,
         )
 

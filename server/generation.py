@@ -10,6 +10,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -19,7 +20,7 @@ from honed.models.engine.sampler import Sample
 from honed.models.engine.sequence import FinishReason, SamplingParams, Sequence
 from honed.server.errors import Draining, InternalError, RequestTimeout
 from honed.server.metrics import Metrics
-from honed.server.policies import ServedPolicy
+from honed.server.served import ServedPolicy
 from honed.server.transcript import Delta, Ending, Transcript
 
 
@@ -63,7 +64,8 @@ class Prompt:
 
 
 class Generation:
-    """The answers to one request. `deltas` may be iterated once; `close` must be called, however it went."""
+    """The answers to one request. `deltas` may be iterated once; `close` must be called, however it went. In between it
+    holds a lease on the policy."""
 
     def __init__(
         self,
@@ -91,6 +93,8 @@ class Generation:
         }
         self._open = {sequence for sequence in sequences if sequence.params.max_tokens > 0}
         self._queue = served.submit([sequence for sequence in sequences if sequence in self._open])
+        self._lease = ExitStack()
+        self._lease.enter_context(served.leased())
         self.prompt_lengths = [len(prompt.ids) for prompt in prompts]  # tokens
         self.prompt_tokens = sum(self.prompt_lengths)
         self.completion_tokens = 0
@@ -138,6 +142,7 @@ class Generation:
         looked_up = sum(len(leader.prompt_ids) for leader in self._leaders if leader.num_cached is not None)
         self._metrics.prefix_queries.labels(model).inc(looked_up)
         self._metrics.prefix_hits.labels(model).inc(self.cached_tokens)
+        self._lease.close()
 
     async def _next(self) -> Token:
         try:

@@ -23,8 +23,9 @@ from honed.models.chat import ChatTemplateError, render_chat
 from honed.server.admission import make_prompt, require_capacity, tokenize
 from honed.server.errors import ContextLengthExceeded, InvalidValue, ServerError
 from honed.server.generation import Generation, Prompt
-from honed.server.policies import CURRENT, ServedPolicy, Service
+from honed.server.policies import CURRENT, Service
 from honed.server.remembering import completion_id, sampling_params
+from honed.server.served import ServedPolicy
 from honed.server.storage import Storage
 from honed.server.store import labeling, sampling
 from honed.server.store.ingest import Ingest
@@ -69,15 +70,15 @@ class TaskMaker:
             salt = await self._storage.run(load_salt, self._storage.engine)
             ingest = Ingest(salt, self._storage.sealer)
             while len(self.tasks) < self._order.count and self.stopped is None:
-                await self._round(ingest)
+                async with self._service.leased(CURRENT) as served:
+                    await self._round(served, ingest)
         except ServerError as error:
             if not self.tasks:
                 raise
             self.stopped = error.code
 
-    async def _round(self, ingest: Ingest) -> None:
+    async def _round(self, served: ServedPolicy, ingest: Ingest) -> None:
         """As many tasks as fit into the engine at once, all by one policy."""
-        served = self._service.current()
         require_capacity(served, self._order.answers, "answers")
         if (room := served.context_length - 1) < self._order.max_tokens:
             message = f"Invalid 'max_tokens': the model's context has room for answers of at most {room} tokens."

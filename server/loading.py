@@ -8,42 +8,56 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from pathlib import Path
+from typing import Final, TypeVar
 
 import psutil
-import torch
 
+from honed.models.checkpoint import Lineage, read_lineage
 from honed.models.detokenizer import TokenBytes
 from honed.models.engine.engine import Engine, EngineConfig, cache_blocks
 from honed.models.engine.packing import can_pack, packed_bytes
 from honed.models.policy import Policy, PolicyError, load_policy
 from honed.models.sources import honed_home, hub_name, pull
+from honed.server.memory import GIB, first_cache_bytes
 from honed.server.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 BLOCK_SIZE = 16  # tokens
-GIB = 2**30
+THREAD_NAME: Final = "loading"
 
 ResultT = TypeVar("ResultT")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """A policy with what serves it. `context_length`: tokens of a prompt and its answer."""
+    """A policy with what serves it. `context_length`: tokens of a prompt and its answer. `cache_bytes`: what its keys
+    and values may take."""
 
     policy: Policy
     engine: Engine
     token_bytes: TokenBytes
     context_length: int
+    cache_bytes: int
+    folder: Path
+    lineage: Lineage | None
 
 
 def load(settings: Settings) -> Loaded:
-    """Raises SourceError, PolicyError and UnsupportedArchitectureError."""
-    started_s = time.perf_counter()
+    """The policy that the settings name. Raises SourceError, PolicyError and UnsupportedArchitectureError."""
     folder = pull(settings.model, settings.home or honed_home())
-    policy = load_policy(folder, dtype=settings.dtype, device=settings.device, name=hub_name(settings.model))
-    config = _engine_config(policy, settings)
+    return load_folder(settings, folder, name=hub_name(settings.model))
+
+
+def load_folder(settings: Settings, folder: Path, *, name: str | None = None, cache_bytes: int | None = None) -> Loaded:
+    """A checkpoint's folder; `name` is its own unless it is given. `cache_bytes`: None for the first policy of a
+    server, whose cache is as large as the settings say. Raises PolicyError and UnsupportedArchitectureError."""
+    started_s = time.perf_counter()
+    policy = load_policy(folder, dtype=settings.dtype, device=settings.device, name=name)
+    if cache_bytes is None:
+        cache_bytes = int(settings.kv_cache_gib * GIB) or _default_cache_bytes(policy, settings)
+    config = _engine_config(policy, settings, cache_bytes)
     context_length = _context_length(policy, settings, config.num_blocks * config.block_size)
     engine = Engine(policy.model, config)
     logger.info(
@@ -55,7 +69,15 @@ def load(settings: Settings) -> Loaded:
         time.perf_counter() - started_s,
         engine.cache.capacity,
     )
-    return Loaded(policy, engine, TokenBytes(policy.tokenizer), context_length)
+    return Loaded(
+        policy=policy,
+        engine=engine,
+        token_bytes=TokenBytes(policy.tokenizer),
+        context_length=context_length,
+        cache_bytes=cache_bytes,
+        folder=folder,
+        lineage=read_lineage(folder),
+    )
 
 
 async def in_daemon_thread(work: Callable[[], ResultT]) -> ResultT:
@@ -80,8 +102,13 @@ async def in_daemon_thread(work: Callable[[], ResultT]) -> ResultT:
         if not loop.is_closed():
             loop.call_soon_threadsafe(settle, result, error)
 
-    threading.Thread(target=run, name="loading", daemon=True).start()
+    threading.Thread(target=run, name=THREAD_NAME, daemon=True).start()
     return await future
+
+
+def is_loading() -> bool:
+    """Whether a thread is in the middle of loading, which cannot be told to stop."""
+    return any(thread.name == THREAD_NAME for thread in threading.enumerate())
 
 
 def _context_length(policy: Policy, settings: Settings, capacity: int) -> int:
@@ -106,9 +133,8 @@ def _context_length(policy: Policy, settings: Settings, capacity: int) -> int:
     return wanted or min(policy.context_length, capacity)
 
 
-def _engine_config(policy: Policy, settings: Settings) -> EngineConfig:
+def _engine_config(policy: Policy, settings: Settings, num_bytes: int) -> EngineConfig:
     on_gpu = policy.model.device.type == "cuda"
-    num_bytes = int(settings.kv_cache_gib * GIB) or _default_cache_bytes(on_gpu=on_gpu)
     num_blocks = cache_blocks(policy.model, num_bytes, BLOCK_SIZE)
     if num_blocks < 1:
         raise PolicyError(
@@ -124,8 +150,6 @@ def _engine_config(policy: Policy, settings: Settings) -> EngineConfig:
     )
 
 
-def _default_cache_bytes(*, on_gpu: bool) -> int:
-    """Most of a GPU's free memory; of a computer's, which has other uses, a quarter and at most 4 GiB."""
-    if on_gpu:
-        return int(torch.cuda.mem_get_info()[0] * 0.85)
-    return min(4 * GIB, int(psutil.virtual_memory().available) // 4)
+def _default_cache_bytes(policy: Policy, settings: Settings) -> int:
+    weights = sum(weight.nbytes for weight in policy.model.parameters())
+    return first_cache_bytes(policy.model.device, weights, settings.max_policies)

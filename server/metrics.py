@@ -81,6 +81,12 @@ class Metrics:
             self._preemptions.labels(model).inc(new)
         self._seen_preemptions[model] = stats.preemptions
 
+    def forget(self, model: str) -> None:
+        """Of a policy whose engine is gone: what is measured of it goes too, what was counted stays."""
+        for gauge in (self._running, self._waiting, self._cache):
+            gauge.remove(model)
+        self._seen_preemptions.pop(model, None)
+
     def count_error(self, code: str) -> None:
         self._errors.labels(code).inc()
 

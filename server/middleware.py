@@ -11,7 +11,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -30,21 +30,29 @@ _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,512}")
 
 class EdgeMiddleware:
     """Wraps an ASGI application; puts `request_id` into `scope["state"]` and logs `key_id` and `user_hash`
-    from it. `count_error` is called with the code of every error that is the answer to a request.
+    from it. `max_body_bytes_of`: the paths that have a limit of their own. `count_error` is called with the code of
+    every error that is the answer to a request.
     """
 
     def __init__(
-        self, app: ASGIApp, *, max_body_bytes: int, count_error: Callable[[str], None] = lambda _code: None
+        self,
+        app: ASGIApp,
+        *,
+        max_body_bytes: int,
+        max_body_bytes_of: Mapping[str, int] = {},
+        count_error: Callable[[str], None] = lambda _code: None,
     ) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
+        self.max_body_bytes_of = max_body_bytes_of
         self.count_error = count_error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        exchange = _Exchange(scope, receive, send, self.max_body_bytes)
+        limit = self.max_body_bytes_of.get(scope["path"], self.max_body_bytes)
+        exchange = _Exchange(scope, receive, send, limit)
         try:
             await self._answer(exchange)
         finally:

@@ -1,34 +1,49 @@
-"""The policy in service: its engine, its way from loading to death, and who may still use it.
+"""The policies in service: which one is current, what a request's `model` means, and the way from loading to death.
 
-`Service` is what routes see of it. It is `loading` until the weights are in memory, then `ready`, then `draining`
-after SIGTERM; `failed` when loading failed or the engine died. Touched by the event loop only: the engine's thread
-hands its reports over through `call_soon_threadsafe`.
+`Service` is what routes see of it. It is `loading` until the first policy's weights are in memory, then `ready`, then
+`draining` after SIGTERM; `failed` when that loading failed or the current engine died. What exists is the registry's
+business (`registry.py`), what is loaded that of the engines (`engines.py`). Invariants: the store's newest promotion
+says which policy is current, and this server follows it as soon as it can; a new one is current only once it is loaded,
+so that no request for the current policy waits.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
-from honed.models.engine.engine import Token
 from honed.models.engine.runner import UnsupportedArchitectureError
-from honed.models.engine.sequence import Sequence
-from honed.models.engine.thread import EngineDeadError, EngineThread, Report
 from honed.models.policy import PolicyError
 from honed.models.sources import SourceError
-from honed.server.errors import Draining, EngineDead, Loading, ModelNotFound, Overloaded
-from honed.server.loading import Loaded, in_daemon_thread, load
+from honed.server.engines import Engines
+from honed.server.errors import (
+    Draining,
+    EngineDead,
+    Loading,
+    ModelNotFound,
+    PolicyUnloadable,
+    ServerError,
+    StoreUnavailable,
+)
+from honed.server.loading import in_daemon_thread, load, load_folder
 from honed.server.metrics import Metrics
+from honed.server.registry import KnownPolicy, Registry, find_own, known_by
+from honed.server.served import ServedPolicy
 from honed.server.settings import Settings
+from honed.server.storage import Storage
+from honed.server.store import promotions
+from honed.server.store.promotions import StoredPromotion
 
 logger = logging.getLogger(__name__)
 
 ENGINE_DIED = "the engine has stopped; the log says why"
 CURRENT = "honed"  # the name under which clients ask for whatever is in service
+FOLLOW_S: Final = 2.0  # between two looks at what other servers of the store have promoted
 
 
 class Status(StrEnum):
@@ -36,84 +51,6 @@ class Status(StrEnum):
     READY = "ready"
     DRAINING = "draining"
     FAILED = "failed"
-
-
-class ServedPolicy:
-    """A loaded policy with a running engine. Sequences go in; their tokens come out of a queue each request owns."""
-
-    def __init__(self, loaded: Loaded, metrics: Metrics, *, max_queue: int) -> None:
-        self.policy = loaded.policy
-        self.created = int(time.time())
-        self.token_bytes = loaded.token_bytes
-        self.context_length = loaded.context_length
-        self.max_live = loaded.engine.config.max_sequences + max_queue  # choices that may run and wait at once
-        # One thread: tokenizers keep padding and truncation settings that two threads would fight over.
-        self.tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
-        self._metrics = metrics
-        self._loop = asyncio.get_running_loop()
-        self._listeners: dict[Sequence, asyncio.Queue[Token]] = {}
-        self._all_ended = asyncio.Event()
-        self._all_ended.set()
-        self._closed = False
-        self._thread = EngineThread(loaded.engine, self._hand_over)
-        metrics.observe(self.policy.name, loaded.engine.stats())
-
-    @property
-    def is_alive(self) -> bool:
-        return self._thread.is_alive
-
-    @property
-    def num_live(self) -> int:
-        """Sequences that were submitted and have not ended."""
-        return len(self._listeners)
-
-    def require_room(self, count: int) -> None:
-        """Raises Overloaded unless so many more sequences may be submitted."""
-        if self.num_live + count > self.max_live:
-            raise Overloaded(retry_after_s=1)
-
-    def submit(self, sequences: list[Sequence]) -> asyncio.Queue[Token]:
-        """Starts the sequences; their tokens come in order. Raises Overloaded, Draining and EngineDead."""
-        self.require_room(len(sequences))
-        queue: asyncio.Queue[Token] = asyncio.Queue()
-        try:
-            self._thread.submit(sequences)
-        except EngineDeadError:
-            raise (Draining() if self._closed else EngineDead()) from None
-        for sequence in sequences:
-            self._listeners[sequence] = queue
-        self._all_ended.clear()
-        return queue
-
-    def abort(self, sequences: list[Sequence]) -> None:
-        living = [sequence for sequence in sequences if sequence in self._listeners]
-        if living:
-            self._thread.abort(living)
-
-    async def ended(self) -> None:
-        """Returns when no sequence lives."""
-        await self._all_ended.wait()
-
-    async def close(self) -> None:
-        """Stops the engine; whatever still runs ends as aborted."""
-        self._closed = True
-        await asyncio.to_thread(self._thread.stop)
-        await asyncio.sleep(0)  # lets the last report, which is already scheduled, reach its listeners
-        self.tokenizing.shutdown(wait=False)
-
-    def _hand_over(self, report: Report) -> None:
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._dispatch, report)
-
-    def _dispatch(self, report: Report) -> None:
-        self._metrics.observe(self.policy.name, report.stats)
-        for token in report.tokens:
-            self._listeners[token.sequence].put_nowait(token)
-            self._metrics.generation_tokens.labels(self.policy.name).inc(token.sample is not None)
-            if token.finish_reason is not None:
-                del self._listeners[token.sequence]
-        if not self._listeners:
-            self._all_ended.set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,20 +61,30 @@ class Health:
 
 
 class Service:
-    """Loads the policy that the settings name, lends it to requests, and takes it out of service."""
+    """Loads the first policy, lends policies to requests, and changes which one is current."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, storage: Storage) -> None:
         self.settings = settings
         self.metrics = metrics
-        self._served: ServedPolicy | None = None
+        self.registry = Registry(storage)
+        self.engines = Engines(settings, metrics)
+        self._storage = storage
+        self._changing = asyncio.Lock()  # which policy is current: one change after the other
+        self._followed: int | None = None  # the promotion that holds here
+        self._behind: str | None = None  # why the newest one does not
+        self._following: asyncio.Task[None] | None = None
         self._draining = False
         self._failure: str | None = None
 
     async def load(self) -> None:
         """Ends in `ready` or in `failed`, with the reason in the log and in `/health`; never raises."""
         try:
-            loaded = await in_daemon_thread(lambda: load(self.settings))
-            self._served = ServedPolicy(loaded, self.metrics, max_queue=self.settings.max_queue)
+            await self._load_promoted()
+            if self.engines.current is None:
+                loaded = await in_daemon_thread(lambda: load(self.settings))
+                self.registry.own = known_by(loaded)
+                self.engines.adopt(self.registry.own, loaded)
+            self._following = asyncio.create_task(self._follow())
         except (SourceError, PolicyError, UnsupportedArchitectureError) as error:
             self._failure = str(error)
             logger.error("cannot serve %s: %s", self.settings.model, error)
@@ -146,47 +93,185 @@ class Service:
             logger.exception("cannot serve %s", self.settings.model)
 
     def health(self) -> Health:
-        name = self._served.policy.name if self._served else None
+        current = self.engines.current
+        name = current.policy.name if current else None
         if self._failure is not None:
             return Health(Status.FAILED, name, self._failure)
-        if self._served is None:
+        if current is None:
             return Health(Status.LOADING, name, None)
-        if not self._served.is_alive and not self._draining:
+        if not current.is_alive and not self._draining:
             return Health(Status.FAILED, name, ENGINE_DIED)
-        return Health(Status.DRAINING if self._draining else Status.READY, name, None)
+        return Health(Status.DRAINING, name, None) if self._draining else Health(Status.READY, name, self._behind)
 
     def current(self) -> ServedPolicy:
-        """The policy in service, for a new request. Raises Loading, Draining and EngineDead."""
+        """The policy in service. Raises Loading, Draining and EngineDead."""
         if self._draining:
             raise Draining
-        if self._served is None:
+        if self.engines.current is None:
             raise Loading if self._failure is None else EngineDead
-        if not self._served.is_alive:
+        if not self.engines.current.is_alive:
             raise EngineDead
-        return self._served
+        return self.engines.current
 
     def named(self, model: str) -> ServedPolicy:
-        """The policy that a request's `model` means. Raises ModelNotFound, and what `current` raises."""
-        served = self.current()
-        names = (CURRENT, served.policy.name)
-        if model not in names:
-            raise ModelNotFound(model, names)
-        return served
+        """The policy in service, by one of its names. Raises ModelNotFound, and what `current` raises."""
+        current = self.current()
+        if model not in (CURRENT, current.policy.name):
+            raise ModelNotFound(model, self._names())
+        return current
+
+    async def find(self, model: str) -> KnownPolicy:
+        """What a request's `model` means. Raises ModelNotFound, StoreUnavailable, and what `current` raises."""
+        self.current()
+        known = self._known(model)
+        if known is None or not self.engines.has(known):
+            try:
+                await self.registry.refresh()
+            except StoreUnavailable:
+                if known is None:
+                    raise  # it may be there
+            known = self._known(model)
+        if known is None:
+            raise ModelNotFound(model, self._names())
+        return known
+
+    async def policies(self) -> list[KnownPolicy]:
+        """All that a request may name, the current one first; as far as is known while the store is away. Raises what
+        `current` raises."""
+        self.current()
+        with suppress(StoreUnavailable):
+            await self.registry.refresh()
+        known = {each.id: each for each in (*self.engines.known, *self.registry.all)}
+        return list(known.values())
+
+    @asynccontextmanager
+    async def leased(self, model: str) -> AsyncIterator[ServedPolicy]:
+        """The policy that a request's `model` means, which nobody frees until the block ends. One that is not loaded is
+        waited for. Raises what `find` raises, PolicyUnloadable, NoRoomForPolicy and Loading."""
+        known = await self.find(model)
+        async with AsyncExitStack() as lease:
+            try:
+                async with asyncio.timeout(self.settings.request_timeout_s):
+                    served = await lease.enter_async_context(self.engines.leased(known))
+            except TimeoutError:
+                raise Loading from None
+            yield served
+
+    async def promote(self, name: str, *, key_id: str | None) -> KnownPolicy:
+        """Puts a policy into service, here at once and on the store's other servers within seconds. It is loaded first,
+        so where that fails nothing has changed. Raises what `leased` raises, and StoreUnavailable."""
+        self.current()
+        await self.registry.refresh()
+        known = self._known(name)
+        if known is None:
+            raise ModelNotFound(name, self._names())
+        known = self.registry.with_id(known.id) or known
+        policy_id = known.id if known.is_registered else None
+        async with self._changing, self.engines.leased(known) as served:
+            self._serve(served, await self._storage.write(promotions.promote, policy_id, key_id=key_id))
+        return known
+
+    async def roll_back(self, *, key_id: str | None) -> KnownPolicy:
+        """Puts the policy into service that was before the newest promotion. Raises what `promote` raises, and the
+        store's NothingBeforeError and PromotedMeanwhileError."""
+        self.current()
+        newest = await self._storage.read(promotions.newest)
+        known = await self._promoted(await self._storage.read(promotions.before, newest))
+        async with self._changing, self.engines.leased(known) as served:
+            self._serve(served, await self._storage.write(promotions.roll_back, newest, key_id=key_id))
+        return known
 
     async def drain(self, timeout_s: float) -> None:
         """Takes no new requests, waits until the running ones have ended, and cuts them when the time is up."""
-        if self._served is not None and not self._served.is_alive and not self._draining:
+        current = self.engines.current
+        if current is not None and not current.is_alive and not self._draining:
             self._failure = ENGINE_DIED
         self._draining = True
-        if self._served is None:
-            return
-        try:
-            await asyncio.wait_for(self._served.ended(), timeout_s)
-        except TimeoutError:
-            if self._served.num_live:
-                logger.warning("drained for %g s; %d sequences are cut", timeout_s, self._served.num_live)
-        await self._served.close()
+        self._stop_following()
+        await self.engines.drain(timeout_s)
+        await self.engines.close()
 
     async def close(self) -> None:
-        if self._served is not None:
-            await self._served.close()
+        self._stop_following()
+        await self.engines.close()
+
+    async def _load_promoted(self) -> None:
+        """Where a promotion says that it is not the settings' own policy: loads it as the first. Where that cannot be
+        done, or the store does not say, there is none afterwards, and the promotion is followed when it can be."""
+        try:
+            promotion = await self._storage.read(promotions.newest)
+            if promotion.policy_id is None:
+                self._followed = promotion.number
+                return
+            known = await self._promoted(promotion)
+            with suppress(SourceError):  # without it there is one name less
+                self.registry.own = await in_daemon_thread(lambda: find_own(self.settings))
+            loaded = await in_daemon_thread(lambda: load_folder(self.settings, known.folder, name=known.name))
+        except StoreUnavailable:
+            logger.warning("the store does not say what was promoted: loading %s", self.settings.model)
+        except Exception as error:  # whatever it was, another policy can be served
+            foreseen = isinstance(error, PolicyError | UnsupportedArchitectureError | ServerError)
+            logger.error("cannot serve what was promoted: %s", error, exc_info=not foreseen)
+        else:
+            self.engines.adopt(known, loaded)
+            self._followed = promotion.number
+
+    async def _follow(self) -> None:
+        """Serves what other servers of the store promote, until it is cancelled."""
+        while True:
+            await asyncio.sleep(FOLLOW_S)
+            try:
+                self.current()
+                async with self._changing:
+                    await self._catch_up()
+            except StoreUnavailable:
+                continue  # what writes to it says so
+            except ServerError as error:
+                self._fall_behind(error.message)
+            except Exception as error:  # what nobody foresaw must not end it
+                self._fall_behind(f"{type(error).__name__}: {error}")
+
+    async def _catch_up(self) -> None:
+        promotion = await self._storage.read(promotions.newest)
+        if promotion.number == self._followed:
+            self._behind = None
+        else:
+            async with self.engines.leased(await self._promoted(promotion)) as served:
+                self._serve(served, promotion)
+
+    async def _promoted(self, promotion: StoredPromotion) -> KnownPolicy:
+        """Raises PolicyUnloadable where its checkpoint is not here, and StoreUnavailable."""
+        await self.registry.refresh()
+        known = self.registry.with_id(promotion.policy_id)
+        if known is None:
+            name = promotion.policy_id or self.settings.model
+            raise PolicyUnloadable(name, "Its checkpoint is not on this server.")
+        return known
+
+    def _serve(self, served: ServedPolicy, promotion: StoredPromotion) -> None:
+        """From here on new requests for the current policy get this one; the old one ends what it has begun."""
+        if served is not self.engines.current:
+            logger.info("%s (%s) is in service by promotion %d", served.policy.name, served.policy.id, promotion.number)
+            if served.cache_bytes < self.engines.first_cache_bytes:
+                logger.warning("%s has a smaller cache: memory was short when it was loaded", served.policy.name)
+        self.engines.current = served
+        self._followed, self._behind = promotion.number, None
+
+    def _fall_behind(self, reason: str) -> None:
+        if reason != self._behind:
+            logger.error("the newest promotion is not followed: %s", reason)
+        self._behind = reason
+
+    def _stop_following(self) -> None:
+        if self._following is not None:
+            self._following.cancel()
+
+    def _known(self, model: str) -> KnownPolicy | None:
+        loaded = self.engines.known
+        if model == CURRENT:
+            return loaded[0]
+        return self.registry.named(model) or next((known for known in loaded if known.name == model), None)
+
+    def _names(self) -> list[str]:
+        current, *others = dict.fromkeys(known.name for known in (*self.engines.known, *self.registry.all))
+        return [current, CURRENT, *others]

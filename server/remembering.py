@@ -12,7 +12,7 @@ from fastapi import Request
 from honed.server.auth import Caller
 from honed.server.consent import TRAINING_HEADER, Consent, decide
 from honed.server.generation import Generation
-from honed.server.policies import ServedPolicy
+from honed.server.served import ServedPolicy
 from honed.server.store.ids import new_id
 from honed.server.store.logged import LoggedCompletion
 from honed.server.wire.sampling import SamplingRequest

@@ -22,6 +22,7 @@ from fastapi import FastAPI
 from honed.models.sources import honed_home, pull
 from honed.server.app import create_app
 from honed.server.auth import require_safe_binding
+from honed.server.loading import is_loading
 from honed.server.policies import Service, Status
 from honed.server.settings import Settings
 
@@ -101,12 +102,11 @@ def serve(settings: Settings, *, on_ready: Callable[[str, str], None]) -> int:
     logging.getLogger("alembic").setLevel(logging.WARNING)  # it reports each look at the tables
     app = create_app(settings)
     require_safe_binding(settings.host, app.state.keyring)
-    service: Service = app.state.service
     server = DrainingServer(app, settings, on_ready)
     with _bound(settings.host, settings.port) as listener:
         pull(settings.model, settings.home or honed_home())
         asyncio.run(server.serve(sockets=[listener]))
-    if service.health().status is Status.LOADING:
+    if is_loading():
         # The loading thread is in the middle of native code, which must not meet the interpreter's teardown.
         os._exit(server.status)
     return server.status

@@ -79,6 +79,9 @@ class Settings(BaseSettings):
         description="Choices that may wait for the engine; what exceeds them is refused with 503.",
     )
     max_body_bytes: int = Field(default=4 * 2**20, ge=1024, description="Largest request body, in bytes.")
+    max_file_bytes: int = Field(
+        default=64 * 2**20, ge=1024, description="Largest request body that uploads a file, in bytes."
+    )
     request_timeout_s: float = Field(
         default=600, gt=0, allow_inf_nan=False, description="Longest that one request may take, in seconds."
     )
@@ -103,7 +106,12 @@ class Settings(BaseSettings):
         default=0,
         ge=0,
         allow_inf_nan=False,
-        description="Memory for keys and values, in GiB; 0 is most of a GPU's, or up to 4 of a computer's.",
+        description="Memory for a policy's keys and values, in GiB; 0 is a part of a GPU, or up to 4 of a computer's.",
+    )
+    max_policies: int = Field(
+        default=2,
+        ge=1,
+        description="Policies that may be loaded at once, the one in service included; 1 gives it all memory.",
     )
     max_model_len: int = Field(
         default=0,

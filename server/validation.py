@@ -74,7 +74,11 @@ def parse_request(model: type[RequestT], raw: bytes, *, strict: bool) -> tuple[R
 
     Raises `InvalidRequest` or one of its subclasses; with `strict`, unknown keys are refused too.
     """
-    value = parse_json_object(raw)
+    return parse_object(model, parse_json_object(raw), strict=strict)
+
+
+def parse_object(model: type[RequestT], value: Mapping[str, Any], *, strict: bool) -> tuple[RequestT, list[str]]:
+    """Like `parse_request`, of what is no JSON any more, or was none: the fields of a form."""
     try:
         request = model.model_validate(value)
     except ValidationError as exc:

@@ -195,6 +195,9 @@ class FakeEngine:
     def stats(self) -> EngineStats:
         return EngineStats(running=len(self._running))
 
+    def release(self) -> None:
+        """There is nothing to give back."""
+
     def _next(self, sequence: Sequence) -> Token:
         sample = self._answer[sequence.num_output]
         sequence.token_ids.append(sample.token_id)
@@ -221,4 +224,12 @@ def fake_load(_settings: Settings) -> Loaded:
     )
     answer_ids = [*tokenizer.encode(FAKE_ANSWER, add_special_tokens=False), 2]
     engine: Any = FakeEngine(answer_ids)
-    return Loaded(policy, engine, TokenBytes(tokenizer), policy.context_length)
+    return Loaded(
+        policy=policy,
+        engine=engine,
+        token_bytes=TokenBytes(tokenizer),
+        context_length=policy.context_length,
+        cache_bytes=2**20,
+        folder=Path("fake"),
+        lineage=None,
+    )

@@ -1,6 +1,7 @@
 """The engine against `model.generate`: the same weights must give the same tokens, alone and in any company."""
 
 import random
+import weakref
 
 import pytest
 import torch
@@ -384,3 +385,35 @@ def test_angles_that_depend_on_the_batch_are_refused() -> None:
 def test_cache_blocks_counts_keys_and_values() -> None:
     """2 layers, 2 key heads of 8, fp32: 2 * 2 * 2 * 8 * 4 = 256 bytes a token."""
     assert cache_blocks(tiny_model(), 256 * 4 * 10 + 1, block_size=4) == 10
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_torchs_default_dtype_changes_nothing(architecture: Architecture) -> None:
+    """It is the whole process's, and is another one while transformers loads a model beside this one."""
+    model = tiny_model(architecture)
+    params = [
+        SamplingParams(max_tokens=12, temperature=0, logit_bias={7: 1.2345}, top_logprobs=3),
+        SamplingParams(max_tokens=12, temperature=0.77, top_p=0.93, frequency_penalty=0.333, repetition_penalty=1.1),
+        SamplingParams(max_tokens=12, top_k=40, min_p=0.0123, presence_penalty=0.777),
+    ]
+
+    def answers() -> list[list[Sample]]:
+        return small_engine(model).run([Sequence(tuple(range(5, 20 + i)), p, seed=i) for i, p in enumerate(params)])
+
+    expected = answers()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        assert answers() == expected
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_a_released_engine_keeps_nothing_though_its_model_is_held() -> None:
+    model = tiny_model()
+    engine = small_engine(model)
+    engine.run([greedy([5, 6, 7])])
+    held = [weakref.ref(each) for each in (*model.parameters(), *engine.runner.cache.layers[0])]
+    engine.release()
+    assert [ref for ref in held if ref() is not None] == []
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    engine.release()

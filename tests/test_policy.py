@@ -1,6 +1,7 @@
 """Loading checkpoints: what is read from them, and what is said where they cannot be loaded."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -125,3 +126,13 @@ def test_an_eos_that_the_model_cannot_say_is_none(tmp_path: Path) -> None:
     generation = json.loads((folder / "generation_config.json").read_text())
     (folder / "generation_config.json").write_text(json.dumps(generation | {"eos_token_id": [7, 300, -1]}))
     assert load_policy(folder).eos_token_ids == {2, 7}
+
+
+def test_policies_that_are_loaded_at_once_leave_torch_as_it_was(tmp_path: Path) -> None:
+    """While transformers builds a model it changes torch's default dtype, and then puts back what it found."""
+    folder = save_tiny_policy(tmp_path / "tiny")
+    with ThreadPoolExecutor(4) as threads:
+        dtypes = ["bfloat16", "float16"] * 10
+        loaded = list(threads.map(lambda dtype: load_policy(folder, dtype=dtype, device="cpu"), dtypes))
+    assert torch.get_default_dtype() == torch.float32
+    assert [policy.model.dtype for policy in loaded] == [torch.bfloat16, torch.float16] * 10

@@ -35,6 +35,10 @@ def pair(prompt: tuple[Any, ...], chosen: str, rejected: str) -> Ranking:
     return Ranking(prompt, (Answer(chosen, 1), Answer(rejected, 2)))
 
 
+def openai_pair(**changes: Any) -> dict[str, Any]:
+    return {"input": {"messages": [HI]}, "preferred_output": [HELLO], "non_preferred_output": [BYE]} | changes
+
+
 def written(path: Path, *rows: dict[str, Any]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
@@ -77,6 +81,13 @@ def test_openai_roles_names_and_parts() -> None:
     assert record({"messages": turns}).prompt == expected
 
 
+def test_weights_that_say_what_is_learned_anyhow() -> None:
+    turns = [HI, {**BYE, "weight": 0}, HI, {**HELLO, "weight": 1}]
+    assert record({"messages": turns}) == Demonstration((HI, BYE, HI), "hello")
+    _, ignored = record_of({"messages": [{**HI, "weight": 1}, HELLO]})
+    assert ignored == ("messages[].weight",), "only answers have one"
+
+
 def test_sharegpt() -> None:
     turns = [("system", ""), ("human", "hi"), ("gpt", "hello"), ("user", "more"), ("chatgpt", "bye")]
     row = {"id": "abc_0", "conversations": [{"from": who, "value": text} for who, text in turns]}
@@ -109,9 +120,16 @@ def test_sharegpt() -> None:
         ),
         ({"messages": [{"role": "user", "content": [{"text": "hi"}]}, HELLO]}, "a part without a type"),
         ({"messages": [{"role": "user", "content": ["hi"]}, HELLO]}, "must be an object with a type"),
-        ({"messages": [HI, {**HELLO, "weight": 0}]}, "weight 0: there is no answer to learn from"),
+        ({"messages": [HI, {**HELLO, "weight": 0}]}, "'messages[1].weight' is 0, and the message is the last"),
+        ({"messages": [HI, {**BYE, "weight": 1}, HI, HELLO]}, "'messages[1].weight' is 1, which is unsupported"),
+        ({"messages": [HI, {**HELLO, "weight": 0.5}]}, "'messages[1].weight' must be 0 or 1, but it is a number"),
+        ({"messages": [HI, {**HELLO, "weight": True}]}, "'messages[1].weight' must be 0 or 1, but it is true"),
         ({"messages": [{**HI, "name": 5}, HELLO]}, "'messages[0].name' must be a string"),
         ({"conversations": [{"from": "gpt", "value": "a"}]}, "the prompt is empty"),
+        (
+            {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b", "weight": 0}]},
+            "'conversations[1].weight' is 0",
+        ),
         ({"conversations": [{"from": "observation", "value": "a"}]}, "'observation', which is unsupported"),
         ({"conversations": [{"from": "someone", "value": "a"}]}, "'conversations[0].from' must be one of"),
     ],
@@ -190,6 +208,8 @@ def test_a_ranking_may_tie_and_its_models_may_have_answered_nothing_or_the_same(
             {"prompt": "\n\nHuman: hi\n\nAssistant:", "chosen": " hello", "rejected": ""},
             pair(text_prompt("\n\nHuman: hi\n\nAssistant:"), " hello", ""),
         ),
+        (openai_pair(), pair((HI,), "hello", "bye")),
+        (openai_pair(input={"messages": [HI], "tools": [], "parallel_tool_calls": True}), pair((HI,), "hello", "bye")),
     ],
 )
 def test_pairs(row: dict[str, Any], expected: Ranking) -> None:
@@ -236,6 +256,14 @@ def test_a_speakers_own_mark_inside_its_turn_is_text() -> None:
         ({"prompt": "ho", "chosen": [HI, HELLO], "rejected": [HI, BYE]}, "make it a list of messages"),
         ({"prompt": [HI], "chosen": [HELLO, HI, BYE], "rejected": [BYE]}, "'chosen' must be one message of the assis"),
         ({"chosen": [HI, HELLO], "rejected": [BYE]}, "part at message 1"),
+        (openai_pair(input=None), "'input' must be an object with messages, but it is null"),
+        (openai_pair(input={"messages": []}), "'input.messages' must be a list of at least one message"),
+        (openai_pair(input={"messages": [HI, HELLO]}), "the prompt must end with the user's message"),
+        (openai_pair(input={"messages": [HI], "tools": [{}]}), "offers tools, which is unsupported"),
+        (openai_pair(preferred_output=None), "'preferred_output' must be a list of at least one message, but it is nu"),
+        (openai_pair(preferred_output=[HELLO, BYE]), "'preferred_output' must be one message of the assistant"),
+        (openai_pair(non_preferred_output=[HI]), "'non_preferred_output' must be one message of the assistant"),
+        (openai_pair(non_preferred_output=[HELLO]), "'non_preferred_output' are the same text, so neither is better"),
     ],
 )
 def test_pairs_that_cannot_be_read(row: dict[str, Any], words: str) -> None:
@@ -250,6 +278,8 @@ def test_other_keys_are_named_and_a_format_wins_that_says_more() -> None:
     assert ignored == ("messages", "prompt_id", "rejected[].weight", "score")
     _, ignored = record_of({"prompt": "hi", "answers": [{**ANSWERS[0], "tokens": 5}, ANSWERS[1]], "sco\nre\ud800": 1})
     assert ignored == ("answers[].tokens", "sco?re?")
+    _, ignored = record_of(openai_pair(x=1, input={"messages": [{**HI, "weight": 1}], "y": 1}))
+    assert ignored == ("input.messages[].weight", "input.y", "x")
 
 
 def test_an_unknown_format_names_its_keys() -> None:
@@ -281,7 +311,10 @@ JSON = st.recursive(
 )
 KEYS = ("role", "content", "from", "value", "name", "text", "rank", "source", "type")
 PIECES = JSON | st.lists(st.dictionaries(st.sampled_from(KEYS), JSON | st.sampled_from(["user", "assistant", "text"])))
-NAMES = ("id", "messages", "conversations", "prompt", "completion", "label", "chosen", "rejected", "answers", "x")
+NAMES = (
+    *("id", "messages", "conversations", "prompt", "completion", "label", "chosen", "rejected", "answers", "x"),
+    *("input", "preferred_output", "non_preferred_output"),
+)
 
 
 @settings(deadline=None)

@@ -27,11 +27,11 @@ def test_the_environment_sets_every_field(monkeypatch: pytest.MonkeyPatch) -> No
     values = {
         "home": "/tmp/x", "host": "0.0.0.0", "port": "1", "model": "m", "dtype": "float32",
         "device": "cuda:1", "api_keys": "a, b,,", "api_keys_file": "/tmp/k", "max_queue": "2",
-        "max_body_bytes": "2048",
+        "max_body_bytes": "2048", "max_file_bytes": "2049",
         "request_timeout_s": "3.5", "drain_timeout_s": "0", "strict": "true", "max_batch_tokens": "4",
         "database_url": "postgresql://x", "logging": "off", "originals_key": "k", "retention_days": "7",
         "journal_max_bytes": "1048576",
-        "max_sequences": "5", "kv_cache_gib": "1.5", "max_model_len": "6", "log_level": "debug",
+        "max_sequences": "5", "kv_cache_gib": "1.5", "max_policies": "3", "max_model_len": "6", "log_level": "debug",
     }  # fmt: skip
     assert set(values) == set(Settings.model_fields)
     for name, value in values.items():

@@ -9,9 +9,15 @@ from openai.types import completion_create_params as legacy_params
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.chat import completion_create_params as chat_params
 from openai.types.chat.chat_completion_chunk import ChoiceDelta
+from openai.types.fine_tuning import (
+    dpo_hyperparameters_param,
+    job_create_params,
+    reinforcement_hyperparameters_param,
+    supervised_hyperparameters_param,
+)
 from pydantic import ValidationError
 
-from honed.server.wire import chat, completions
+from honed.server.wire import chat, completions, fine_tuning
 from honed.server.wire.logprobs import ChatLogprobs, CompletionLogprobs, TokenLogprob, TopLogprob
 from honed.server.wire.messages import for_template
 from honed.server.wire.models import Model, ModelList
@@ -36,6 +42,14 @@ def completion_request(**fields: Any) -> completions.CompletionRequest:
     [
         (chat.ChatCompletionRequest, chat_params.CompletionCreateParamsBase),
         (completions.CompletionRequest, legacy_params.CompletionCreateParamsBase),
+        (fine_tuning.CreateJobRequest, job_create_params.JobCreateParams),
+        (fine_tuning.Method, job_create_params.Method),
+        (fine_tuning.Hyperparameters, supervised_hyperparameters_param.SupervisedHyperparametersParam),
+        (fine_tuning.PreferenceHyperparameters, dpo_hyperparameters_param.DpoHyperparametersParam),
+        (
+            fine_tuning.ReinforcementHyperparameters,
+            reinforcement_hyperparameters_param.ReinforcementHyperparametersParam,
+        ),
     ],
 )
 def test_every_parameter_of_the_official_client_is_known(model: Any, params: Any) -> None:

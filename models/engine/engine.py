@@ -95,6 +95,11 @@ class Engine:
     def is_idle(self) -> bool:
         return not (self.scheduler.running or self.scheduler.waiting)
 
+    def release(self) -> None:
+        """Gives back the memory of the cache and of the model's weights, whoever still refers to them. When it is over:
+        neither the engine nor the model runs again."""
+        self.runner.release()
+
     def stats(self) -> EngineStats:
         s = self.scheduler
         return EngineStats(len(s.running), len(s.waiting), self.cache.usage, s.preemptions)

@@ -53,6 +53,13 @@ class Runner:
         """Zeroes blocks that hold numbers which are not finite, so that their next user is not poisoned."""
         self.cache.erase(blocks)
 
+    def release(self) -> None:
+        """Drops the cache's tensors and the model's: those of the model by taking its weights away, so that nothing
+        that still holds it keeps gigabytes."""
+        self.cache.layers.clear()
+        unpack(self.model)
+        self.model.to_empty(device="meta")
+
     @torch.inference_mode()
     def prepare(self, *, pack_weights: bool) -> None:
         """Packs the weights if asked to, and compares the engine's logits of a short prompt with those of transformers'

@@ -56,7 +56,10 @@ def sample(logits: Tensor, sequences: list[Sequence]) -> list[Sample]:
 
 
 def penalize(logits: Tensor, sequence: Sequence) -> None:
-    """Applies penalties, bias and the ban on an early end to one row (vocabulary,), in place."""
+    """Applies penalties, bias and the ban on an early end to one row (vocabulary,), in place.
+
+    Names every number's type: torch's default is the whole process's, and changes while another model is loaded.
+    """
     p = sequence.params
     if p.repetition_penalty != 1.0:
         seen = torch.tensor(sequence.token_ids, device=logits.device).unique()
@@ -64,10 +67,10 @@ def penalize(logits: Tensor, sequence: Sequence) -> None:
         logits[seen] = torch.where(picked > 0, picked / p.repetition_penalty, picked * p.repetition_penalty)
     if (p.frequency_penalty or p.presence_penalty) and sequence.num_output:
         seen, counts = torch.tensor(sequence.output_ids, device=logits.device).unique(return_counts=True)
-        logits[seen] -= p.frequency_penalty * counts + p.presence_penalty
+        logits[seen] -= p.frequency_penalty * counts.to(logits.dtype) + p.presence_penalty
     if p.logit_bias:
         ids = torch.tensor(list(p.logit_bias), device=logits.device)
-        logits[ids] += torch.tensor(list(p.logit_bias.values()), device=logits.device)
+        logits[ids] += logits.new_tensor(list(p.logit_bias.values()))
     if sequence.num_output < p.min_tokens and p.stop_token_ids:
         logits[torch.tensor(sorted(p.stop_token_ids), device=logits.device)] = -torch.inf
 

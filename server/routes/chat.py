@@ -22,9 +22,9 @@ from honed.server.consent import Consent
 from honed.server.errors import InvalidValue
 from honed.server.generation import Prompt
 from honed.server.logprobs import chat_logprobs
-from honed.server.policies import ServedPolicy
 from honed.server.remembering import AskedPrompt, Exchange, completion_id, consent_of
 from honed.server.routes.document import document
+from honed.server.served import ServedPolicy
 from honed.server.streaming import padding
 from honed.server.transcript import Delta
 from honed.server.wire.chat import (
@@ -51,25 +51,25 @@ async def create_chat_completion(http: Request) -> Response:
     note_end_user(http, request.end_user)
     consent = consent_of(http, caller, request.store)
     require_kept(request.metadata, consent)
-    served = http.app.state.service.named(request.model)
-    require_capacity(served, request.n, "n")
-    prompt = await _prompt(request, served)
-    created_s = time.time()
-    exchange = Exchange(
-        endpoint="chat",
-        http=http,
-        request=request,
-        caller=caller,
-        consent=consent,
-        served=served,
-        generation=start(http, request, served, [prompt]),
-        prompts=[AskedPrompt([for_template(message) for message in request.messages])],
-        id=completion_id("chat", created_s),
-        created_s=created_s,
-        end_user=request.end_user,
-        tags=request.metadata,
-    )
-    return await respond(exchange, ChatAnswer(exchange, request, prompt.ids), unknown)
+    async with http.app.state.service.leased(request.model) as served:
+        require_capacity(served, request.n, "n")
+        prompt = await _prompt(request, served)
+        created_s = time.time()
+        exchange = Exchange(
+            endpoint="chat",
+            http=http,
+            request=request,
+            caller=caller,
+            consent=consent,
+            served=served,
+            generation=start(http, request, served, [prompt]),
+            prompts=[AskedPrompt([for_template(message) for message in request.messages])],
+            id=completion_id("chat", created_s),
+            created_s=created_s,
+            end_user=request.end_user,
+            tags=request.metadata,
+        )
+        return await respond(exchange, ChatAnswer(exchange, request, prompt.ids), unknown)
 
 
 def require_kept(metadata: Mapping[str, str], consent: Consent) -> None:

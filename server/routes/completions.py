@@ -20,9 +20,9 @@ from honed.server.admission import (
 from honed.server.answering import respond, start
 from honed.server.generation import Prompt
 from honed.server.logprobs import CompletionTokenWriter
-from honed.server.policies import ServedPolicy
 from honed.server.remembering import AskedPrompt, Exchange, completion_id, consent_of
 from honed.server.routes.document import document
+from honed.server.served import ServedPolicy
 from honed.server.store.exchange.records import TEXT_ROLE
 from honed.server.streaming import padding
 from honed.server.transcript import Delta
@@ -39,24 +39,24 @@ async def create_completion(http: Request) -> Response:
     request, unknown = await read_request(http, CompletionRequest)
     note_end_user(http, request.end_user)
     consent = consent_of(http, caller)
-    served = http.app.state.service.named(request.model)
-    require_capacity(served, len(request.prompts) * request.n, "n" if request.n > 1 else "prompt")
-    prompts = await _prompts(request, served)
-    created_s = time.time()
-    exchange = Exchange(
-        endpoint="text",
-        http=http,
-        request=request,
-        caller=caller,
-        consent=consent,
-        served=served,
-        generation=start(http, request, served, prompts),
-        prompts=[_asked(prompt, served) for prompt in request.prompts] if consent.is_kept else [],
-        id=completion_id("text", created_s),
-        created_s=created_s,
-        end_user=request.end_user,
-    )
-    return await respond(exchange, CompletionAnswer(exchange, request, prompts), unknown)
+    async with http.app.state.service.leased(request.model) as served:
+        require_capacity(served, len(request.prompts) * request.n, "n" if request.n > 1 else "prompt")
+        prompts = await _prompts(request, served)
+        created_s = time.time()
+        exchange = Exchange(
+            endpoint="text",
+            http=http,
+            request=request,
+            caller=caller,
+            consent=consent,
+            served=served,
+            generation=start(http, request, served, prompts),
+            prompts=[_asked(prompt, served) for prompt in request.prompts] if consent.is_kept else [],
+            id=completion_id("text", created_s),
+            created_s=created_s,
+            end_user=request.end_user,
+        )
+        return await respond(exchange, CompletionAnswer(exchange, request, prompts), unknown)
 
 
 def _asked(prompt: str | list[int], served: ServedPolicy) -> AskedPrompt:

@@ -24,6 +24,14 @@ def body_of(*requests: type[BaseModel]) -> dict[str, Any]:
     }
 
 
+def form_of(request: type[BaseModel], *, file: str) -> dict[str, Any]:
+    """`openapi_extra` of a route that reads its own multipart form: the fields of `request`, and a file."""
+    schema = request.model_json_schema(ref_template=_REF)
+    schema["properties"][file] = {"type": "string", "format": "binary"}
+    schema["required"] = [file, *schema.get("required", [])]
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+
+
 def document(request: type[BaseModel], response: type[ResponsePart], chunk: type[ResponsePart]) -> dict[str, Any]:
     """Keyword arguments for a route that reads its own body; `chunk` is what it streams. The types' definitions go
     into the document's components, by way of `add_components`."""

@@ -15,23 +15,24 @@ router = APIRouter(responses={"default": {"model": ErrorBody}})
 
 @router.get("/v1/models")
 async def list_models(http: Request) -> ModelList:
-    """The checkpoint in service, by its own name and as `honed`."""
+    """The policy in service, by its own name and as `honed`, and all others that can be loaded."""
     identify(http)
-    return ModelList(data=_models(http.app.state.service))
+    return ModelList(data=await _models(http.app.state.service))
 
 
 @router.get("/v1/models/{model:path}")
 async def retrieve_model(http: Request, model: str) -> Model:
     """One of them."""
     identify(http)
-    models = _models(http.app.state.service)
+    models = await _models(http.app.state.service)
     found = next((each for each in models if each.id == model), None)
     if found is None:
         raise ModelNotFound(model, [each.id for each in models])
     return found
 
 
-def _models(service: Service) -> list[Model]:
-    served = service.current()
-    names = dict.fromkeys([served.policy.name, CURRENT])
-    return [Model(id=name, created=served.created, owned_by="honed") for name in names]
+async def _models(service: Service) -> list[Model]:
+    current, *others = await service.policies()
+    created = {known.name: known.created for known in reversed(others)}  # of two of a name, that of the first
+    named = {current.name: current.created, CURRENT: current.created} | dict(reversed(created.items()))
+    return [Model(id=name, created=int(at.timestamp()), owned_by="honed") for name, at in named.items()]

@@ -45,11 +45,7 @@ async def list_chat_completions(
     caller = identify(http)
     await caught_up(http)
     storage: Storage = http.app.state.storage
-    tags = {
-        found[1]: value
-        for name, value in http.query_params.items()
-        if (found := _METADATA_FILTER.fullmatch(name)) is not None
-    }
+    tags = metadata_filter(http)
     page, has_more = await storage.read(
         completions.list_chats,
         storage.sealer,
@@ -104,6 +100,15 @@ async def delete_chat_completion(http: Request, completion_id: str) -> DeletedCh
     storage: Storage = http.app.state.storage
     await storage.run(erase_completion, storage.engine, completion_id)
     return DeletedChatCompletion(id=completion_id)
+
+
+def metadata_filter(http: Request) -> dict[str, str]:
+    """The pairs that a query asks for."""
+    return {
+        found[1]: value
+        for name, value in http.query_params.items()
+        if (found := _METADATA_FILTER.fullmatch(name)) is not None
+    }
 
 
 async def _found(http: Request, caller: Caller, completion_id: str) -> StoredCompletion:

@@ -45,6 +45,14 @@ class StoredSnapshot:
     erased: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredCheckpoint:
+    id: str
+    created: datetime
+    name: str
+    stage: str
+
+
 def write_snapshot(
     connection: Connection, snapshot_id: str, what: str, settings: Mapping[str, Any], parts: Iterable[Part]
 ) -> StoredSnapshot:
@@ -125,3 +133,17 @@ def register_checkpoint(
         "metrics": dict(metrics),
     }
     insert_missing(connection, Checkpoint, [checkpoint])
+
+
+def stage_of(connection: Connection, name: str) -> str | None:
+    """The stage that made the newest checkpoint of that name; None where there is none."""
+    query = select(Checkpoint.stage).where(Checkpoint.name == name).order_by(Checkpoint.created.desc()).limit(1)
+    return connection.execute(query).scalar_one_or_none()
+
+
+def list_checkpoints(connection: Connection, stages: Iterable[str]) -> list[StoredCheckpoint]:
+    """Those that such a stage made, the newest first."""
+    columns = (Checkpoint.id, Checkpoint.created, Checkpoint.name, Checkpoint.stage)
+    query = select(*columns).where(Checkpoint.stage.in_(list(stages)))
+    rows = connection.execute(query.order_by(Checkpoint.created.desc(), Checkpoint.id.desc()))
+    return [StoredCheckpoint(**row._asdict()) for row in rows]

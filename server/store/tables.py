@@ -284,15 +284,30 @@ class Checkpoint(Base):
     metrics: Mapped[dict[str, Any]]
 
 
+class Promotion(Base):
+    """That a policy went into service. The newest says which one is, on all servers of the store; without any, it is
+    what each server's settings name. So it is too where `policy_id` is null. Numbered from 1 without a gap."""
+
+    __tablename__ = "promotions"
+
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    created: Mapped[datetime]
+    policy_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id"), index=True)
+    replaced_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id"), index=True)
+    returns_to: Mapped[int | None]  # the promotion whose policy a rollback brings back; 0: as it was before the first
+    key_id: Mapped[str | None]  # of the API key that asked for it
+
+
 class Job(Base):
-    """Work for a process other than the server's. `key` is unique: a job that is asked for twice is there once."""
+    """Work for a process other than the server's. `key` is unique: a job that is asked for twice is there once.
+    No device has two running jobs: the database refuses the second."""
 
     __tablename__ = "jobs"
 
     id: Mapped[str] = mapped_column(primary_key=True)
     kind: Mapped[str]
     key: Mapped[str | None] = mapped_column(unique=True)
-    state: Mapped[str]  # queued, running, succeeded, failed
+    state: Mapped[str]  # queued, running, paused, succeeded, failed, cancelled
     payload: Mapped[dict[str, Any]]
     result: Mapped[dict[str, Any]]
     error: Mapped[str | None]
@@ -300,8 +315,60 @@ class Job(Base):
     started: Mapped[datetime | None]
     heartbeat: Mapped[datetime | None]
     finished: Mapped[datetime | None]
+    key_id: Mapped[str | None]  # of the API key that asked for it; null where no request did
+    attempts: Mapped[int]  # how often it was claimed; the last claim is the one that counts
+    device: Mapped[str | None]  # that the last claim holds
+    wanted: Mapped[str | None]  # what its worker shall do next: pause, cancel
 
-    __table_args__ = (Index("ix_jobs_state_kind_id", "state", "kind", "id"),)
+    __table_args__ = (
+        Index("ix_jobs_state_kind_id", "state", "kind", "id"),
+        Index(
+            "uq_jobs_device",
+            "device",
+            unique=True,
+            sqlite_where=text("state = 'running'"),
+            postgresql_where=text("state = 'running'"),
+        ),
+    )
+
+
+class JobEvent(Base):
+    """What happened to a job, for people: a line, and the numbers of a step where it is one."""
+
+    __tablename__ = "job_events"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    created: Mapped[datetime]
+    level: Mapped[str]  # info, warn, error
+    kind: Mapped[str]  # message, metrics
+    message: Mapped[str]
+    data: Mapped[dict[str, Any]]
+
+    __table_args__ = (Index("ix_job_events_job_id_id", "job_id", "id"),)
+
+
+class File(Base):
+    """A file that a client uploaded to train on. Its content is in `file_parts`, so that lists do not read it."""
+
+    __tablename__ = "files"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    created: Mapped[datetime]
+    name: Mapped[str]
+    purpose: Mapped[str]
+    num_bytes: Mapped[int] = mapped_column(BigInteger)
+    key_id: Mapped[str]
+
+
+class FilePart(Base):
+    """A piece of a file, so that no row and no statement grows with the file."""
+
+    __tablename__ = "file_parts"
+
+    file_id: Mapped[str] = mapped_column(ForeignKey("files.id", ondelete="CASCADE"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)
+    content: Mapped[bytes]
 
 
 class User(Base):

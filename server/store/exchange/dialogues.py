@@ -71,6 +71,12 @@ def after_prompt(turns: tuple[Message, ...], path: str) -> tuple[tuple[Message, 
     return turns[:-1], turns[-1]["content"]
 
 
+def is_answer(turn: Mapping[str, Any]) -> bool:
+    """Whether it is the assistant's, of OpenAI's or ShareGPT's, before it is known to be a message at all."""
+    speaker = turn.get("role") or turn.get("from")
+    return isinstance(speaker, str) and _SPEAKERS.get(speaker) == "assistant"
+
+
 def string(value: object, path: str) -> str:
     if not isinstance(value, str):
         raise RecordError(f"'{path}' must be a string, but it is {described(value)}")

@@ -25,7 +25,7 @@ class NotJsonLinesError(ValueError):
 def decode(stream: Peekable, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[tuple[int, Row | str]]:
     """Each line's number from 1 and its object, or the reason why it is none. Raises NotJsonLinesError at the start."""
     if b"\0" in stream.peek(_LOOK_AHEAD)[:_LOOK_AHEAD]:
-        raise NotJsonLinesError("is a binary file, or text in UTF-16: give JSON Lines in UTF-8, or Parquet")
+        raise NotJsonLinesError("is a binary file, or text in UTF-16: give JSON Lines in UTF-8")
     line = 0
     is_first = True
     while raw := stream.readline(max_line_bytes + 1):

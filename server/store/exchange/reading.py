@@ -7,15 +7,17 @@ becomes of the records. Invariant: every row that is not blank comes out once, i
     {"messages": [...]}  {"conversations": [...]}        OpenAI's and ShareGPT's chats     Demonstration
     {"prompt", "completion"}                             TRL's prompt-completion           Demonstration
     {"chosen", "rejected"}  {"prompt", ...}              hh-rlhf's and TRL's preferences   Ranking of two
+    {"input", "preferred_output", "non_preferred_output"} OpenAI's preferences             Ranking of two
     {"messages" or "prompt", "answers", ...}             ranked answers                    Ranking
     {"prompt", "completion", "label"}                    TRL's unpaired preferences        Thumb
     {"prompt"}                                           TRL's prompt-only                 Prompt
 
-Each may have an `id`. Prompts and answers are strings or lists of messages.
+Each may have an `id`. Prompts and answers are strings or lists of messages. Of a chat the last answer is what is
+learned, so OpenAI's `weight` is taken where it says the same: 1 of the last answer, 0 of those before it.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import takewhile, zip_longest
 from pathlib import Path
@@ -25,6 +27,7 @@ from honed.server.store.exchange.dialogues import (
     after_prompt,
     answer,
     described,
+    is_answer,
     is_transcript,
     messages,
     note_ignored,
@@ -51,6 +54,8 @@ Pair: TypeAlias = tuple[tuple[Message, ...], str, str]  # prompt, chosen, reject
 MAX_KEYS_SHOWN = 10
 
 _ID: Final = "id"
+_TOOL_KEYS: Final = ("tools", "functions", "parallel_tool_calls")
+_OUTPUTS: Final = ("preferred_output", "non_preferred_output")
 _UP_TO_A_SPACE: Final = re.compile(r"(.*\S)\s", re.DOTALL)
 
 
@@ -78,7 +83,12 @@ def read(path: Path) -> Iterator[Entry | Malformed]:
 
     Raises FileError where the file as a whole cannot be read: at the first step, or later where it is damaged.
     """
-    for line, row in read_rows(path):
+    return entries(path, read_rows(path))
+
+
+def entries(path: Path, rows: Iterable[tuple[int, Row | str]]) -> Iterator[Entry | Malformed]:
+    """What `read` gives, of rows with their lines that were cut already. `path` is only named."""
+    for line, row in rows:
         if isinstance(row, str):
             yield Malformed(path, line, row)
             continue
@@ -96,6 +106,8 @@ def record_of(row: Row) -> tuple[Record, tuple[str, ...]]:
     has = {key for key, value in row.items() if value is not None}
     if "answers" in has:
         record: Record = _ranking(row, ignored)
+    elif "preferred_output" in has or "non_preferred_output" in has:
+        record = _openai_pair(row, ignored)
     elif "chosen" in has or "rejected" in has:
         record = _pair(row, ignored)
     elif "label" in row and "completion" in has:
@@ -112,13 +124,38 @@ def record_of(row: Row) -> tuple[Record, tuple[str, ...]]:
 
 
 def _chat(row: Row, key: str, ignored: set[str]) -> Demonstration:
-    if row.get("tools") or row.get("functions"):
-        raise RecordError("the chat offers tools, which is unsupported: honed stores text only")
-    note_ignored(row, (_ID, key, "tools", "functions"), "", ignored)
-    if isinstance(turns := row[key], list) and turns and isinstance(turns[-1], dict) and turns[-1].get("weight") == 0:
-        raise RecordError(f"the last message of '{key}' has the weight 0: there is no answer to learn from")
-    prompt, reply = after_prompt(messages(turns, key, ignored), key)
+    _refuse_tools(row)
+    note_ignored(row, (_ID, key, *_TOOL_KEYS), "", ignored)
+    prompt, reply = after_prompt(messages(_weighed(row[key], key), key, ignored), key)
     return Demonstration(prompt, reply, _external_id(row))
+
+
+def _refuse_tools(chat: Row) -> None:
+    if chat.get("tools") or chat.get("functions"):
+        raise RecordError("the chat offers tools, which is unsupported: honed stores text only")
+
+
+def _weighed(turns: object, key: str) -> object:
+    """The turns without the weights of answers, which say what is learned anyhow. Raises RecordError for others."""
+    if not isinstance(turns, list):
+        return turns
+    return [_without_weight(turn, f"{key}[{i}]", is_last=i == len(turns) - 1) for i, turn in enumerate(turns)]
+
+
+def _without_weight(turn: object, path: str, *, is_last: bool) -> object:
+    if not isinstance(turn, dict) or not is_answer(turn) or turn.get("weight") is None:
+        return turn
+    weight = turn["weight"]
+    if isinstance(weight, bool) or weight not in (0, 1):
+        raise RecordError(f"'{path}.weight' must be 0 or 1, but it is {described(weight)}")
+    if is_last and weight == 0:
+        raise RecordError(f"'{path}.weight' is 0, and the message is the last: there is no answer to learn from")
+    if not is_last and weight == 1:
+        raise RecordError(
+            f"'{path}.weight' is 1, which is unsupported: honed learns the last answer of a chat, so give this one a "
+            "row that ends with it"
+        )
+    return {name: value for name, value in turn.items() if name != "weight"}
 
 
 def _completion(row: Row, ignored: set[str]) -> Demonstration:
@@ -175,8 +212,24 @@ def _pair(row: Row, ignored: set[str]) -> Ranking:
             "'chosen' and 'rejected' must be two strings or two lists of messages, "
             f"but they are {described(chosen)} and {described(rejected)}"
         )
+    return _ranked(row, prompt, better, worse, "'chosen' and 'rejected'")
+
+
+def _openai_pair(row: Row, ignored: set[str]) -> Ranking:
+    note_ignored(row, (_ID, "input", *_OUTPUTS), "", ignored)
+    given = row.get("input")
+    if not isinstance(given, dict):
+        raise RecordError(f"'input' must be an object with messages, but it is {described(given)}")
+    _refuse_tools(given)
+    note_ignored(given, ("messages", *_TOOL_KEYS), "input.", ignored)
+    prompt = messages(given.get("messages"), "input.messages", ignored)
+    better, worse = (answer(messages(row.get(key), key, ignored), key) for key in _OUTPUTS)
+    return _ranked(row, prompt, better, worse, "'preferred_output' and 'non_preferred_output'")
+
+
+def _ranked(row: Row, prompt: tuple[Message, ...], better: str, worse: str, names: str) -> Ranking:
     if better == worse:
-        raise RecordError("'chosen' and 'rejected' are the same text, so neither is better")
+        raise RecordError(f"{names} are the same text, so neither is better")
     return Ranking(prompt, (Answer(better, 1), Answer(worse, 2)), external_id=_external_id(row))
 
 
@@ -264,5 +317,5 @@ def _unknown(row: Row) -> str:
     found = f"the keys {', '.join(keys[:MAX_KEYS_SHOWN])}{more}" if keys else "no keys"
     return (
         f"the format is unknown: the row has {found}, but not messages, conversations, answers with messages, "
-        "chosen with rejected, prompt with completion (and label), nor prompt alone"
+        "chosen with rejected, preferred_output, prompt with completion (and label), nor prompt alone"
     )
