@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from honed.cli.failure import fail
 from honed.cli.store import DatabaseUrl, opened
 
 
@@ -25,6 +26,7 @@ def worker(
     """Train what jobs ask for, one at a time, each in a process of its own. Several machines may each have workers."""
     import logging
 
+    from honed.models.policy import PolicyError, choose_device
     from honed.models.sources import honed_home
     from honed.training.worker import Worker
 
@@ -35,8 +37,14 @@ def worker(
         signal.signal(each, lambda *_: stop.set())
     if with_parent:
         threading.Thread(target=_set_with_stdin, args=(stop,), daemon=True).start()
+    try:
+        found = choose_device(device)
+    except PolicyError as error:
+        raise fail(str(error)) from None
+    # By one name, or the queue would take `auto`, `cuda` and `cuda:0` for three devices.
+    name = f"cuda:{found.index or 0}" if found.type == "cuda" else found.type
     with opened(database_url) as engine:
-        Worker(engine, database_url, honed_home(), device).work(stop, once=once)
+        Worker(engine, database_url, honed_home(), name).work(stop, once=once)
 
 
 def _set_with_stdin(stop: threading.Event) -> None:

@@ -350,7 +350,7 @@ def test_a_drain_waits_for_all_and_loads_nothing(home: Home, monkeypatch: pytest
         assert not any(each.is_alive for each in engines(server)._all_served())
         blocked.may_go_on.set()
         eventually(lambda: not any(thread.name == "loading" for thread in threading.enumerate()))
-        time.sleep(0.1)
+        time.sleep(0.1)  # for the loop to hear of it; whoever is slower finds nothing wrong
         assert len(engines(server)._all_served()) == 2, "what came too late is not served"
 
 

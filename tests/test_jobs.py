@@ -100,7 +100,7 @@ def test_a_job_goes_from_the_queue_to_its_result(store: Engine) -> None:
     assert (waiting.result, waiting.error, waiting.started, waiting.finished) == ({}, None, None, None)
 
     job = claimed(store)
-    assert job == ClaimedJob(job_id, KIND, {"model": "tiny"}, 1)
+    assert job == ClaimedJob(job_id, KIND, {"model": "tiny"}, 1, 0)
     assert load(store, job_id).state == "running"
     assert claim(store) is None, "it is taken"
     assert beat(store, job) is None
@@ -180,7 +180,7 @@ def test_who_falls_silent_loses_the_job_to_the_next(store: Engine) -> None:
     assert claim(store, device="another") is None, "it is not silent yet"
     fall_silent(store)
     heir = claimed(store, device="another")
-    assert (heir.id, heir.attempt) == (job_id, 2)
+    assert (heir.id, heir.attempt, heir.deaths) == (job_id, 2, 1)
     for late in (beat, finish, put_down):
         with pytest.raises(JobLostError, match=job_id):
             late(store, silent)

@@ -66,6 +66,8 @@ def test_names(model: str, suffix: str | None, expected: str) -> None:
     ("changes", "named"),
     [
         ({"settings": {"nonsense": 1}}, "settings: nonsense"),
+        ({"settings": {"epochs": 1}, "hyperparameters": {"n_epochs": 2}}, "settings: epochs is in the hyperparameters"),
+        ({"settings": {"seed": 1}}, "settings: seed is the job's own"),
         ({"settings": {"max_tokens": "many"}}, "max_tokens"),
         ({"settings": {"output": "elsewhere"}}, "settings: output is the job's own"),
         ({"settings": {"data": "/etc/passwd", "model": "x"}}, "settings: model, data"),

@@ -115,6 +115,7 @@ def test_a_job_makes_what_a_run_makes(home: Path, engine: Engine) -> None:
     assert job(engine, wrong).state == "failed"
     assert "nonsense" in str(job(engine, wrong).error)
     assert "file-2 was deleted" in str(job(engine, gone).error)
+    assert [*home.glob("jobs/*/training.jsonl")] == []
 
 
 def test_a_training_process_that_dies_fails_its_job_alone(home: Path, engine: Engine) -> None:

@@ -30,6 +30,7 @@ from honed.training.orders import STORE, model_name, result, run_config
 from honed.training.reports.findings import RUN_FILE
 
 OUTCOME_FILE: Final = "outcome.json"
+DATA_FILE: Final = "training.jsonl"
 LOST: Final = 3  # the exit status of a job whose worker is gone
 
 
@@ -75,7 +76,7 @@ def _data(engine: Engine, training_file: str, folder: Path) -> str:
     """What the run reads: `store`, a snapshot's id, or the uploaded file, copied into the job's folder."""
     if training_file.startswith(STORE):
         return training_file.removeprefix(STORE) or "store"
-    path, partial = folder / "training.jsonl", folder / ".training.jsonl.partial"
+    path, partial = folder / DATA_FILE, folder / f".{DATA_FILE}.partial"
     if not path.is_file():
         with reading(engine) as connection, partial.open("wb") as out:
             parts = read_content(connection, training_file)

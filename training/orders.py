@@ -44,7 +44,10 @@ def run_config(job_id: str, order: Mapping[str, Any], *, data: str, device: str,
     values = dict(order.get("settings") or {})
     if taken := [name for name in _OF_THE_JOB if name in values]:
         raise TrainingError(f"settings: {', '.join(taken)} is the job's own to set.")
-    values |= _of_hyperparameters(model, order.get("hyperparameters") or {})
+    translated = _of_hyperparameters(model, order.get("hyperparameters") or {})
+    if twice := sorted(values.keys() & translated.keys()):
+        raise TrainingError(f"settings: {', '.join(twice)} is in the hyperparameters too: say it once.")
+    values |= translated
     values |= {"model": order["model"], "output": model_name(job_id, order), "data": data}
     values |= {"device": device, "resume": resume}
     if order.get("seed") is not None:

@@ -26,15 +26,15 @@ from sqlalchemy import Engine
 from honed.server.store import jobs
 from honed.server.store.database import StoreUnavailableError, writing
 from honed.server.store.jobs import ClaimedJob, JobLostError
-from honed.training.job import OUTCOME_FILE
+from honed.training.job import DATA_FILE, OUTCOME_FILE
 from honed.training.orders import KIND, model_name
 from honed.training.reports.tracking import METRICS_FILE, read_metrics
 
 logger = logging.getLogger(__name__)
 
 POLL_S: Final = 1.0
-STALE: Final = timedelta(seconds=30)  # silent for so long, a worker is taken for dead
-MAX_ATTEMPTS: Final = 5  # a job that takes its worker along again and again is not tried for ever
+STALE: Final = timedelta(seconds=120)  # silent for so long, a worker is dead: longer than a store may keep it waiting
+MAX_DEATHS: Final = 5  # a job that takes its worker along again and again is not tried for ever
 GRACE_S: Final = 10.0  # for a process to end by itself
 LOG_FILE: Final = "log.txt"
 _LOG_END_CHARS: Final = 2000
@@ -83,8 +83,8 @@ class Worker:
     def _carry_out(self, job: ClaimedJob, stop: threading.Event) -> None:
         folder = self.home / "jobs" / job.id
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it gets a copy of what was uploaded
-        if job.attempt > MAX_ATTEMPTS:
-            self._finish(job, {"error": f"{MAX_ATTEMPTS} workers died while they worked on it: see {LOG_FILE}."})
+        if job.deaths >= MAX_DEATHS:
+            self._finish(job, {"error": f"{job.deaths} workers died while they worked on it: see {LOG_FILE}."})
             return
         logger.info("%s: %s, attempt %d", job.id, job.payload.get("method"), job.attempt)
         self._say(job, "The job is running." if job.attempt == 1 else "The job goes on.")
@@ -144,6 +144,8 @@ class Worker:
         with writing(self.engine) as connection:
             state = jobs.put_down(connection, job)
             jobs.add_event(connection, job.id, f"The job is {state}.")
+        if state == "cancelled":
+            self._drop_data(job)
         logger.info("%s: %s", job.id, state)
 
     def _finish(self, job: ClaimedJob, outcome: Mapping[str, Any]) -> None:
@@ -154,7 +156,12 @@ class Worker:
                 jobs.add_event(connection, job.id, f"The job failed: {error}", level="error")
             else:
                 jobs.add_event(connection, job.id, f"The job made {outcome['result']['fine_tuned_model']}.")
+        self._drop_data(job)
         logger.info("%s: %s", job.id, error or "succeeded")
+
+    def _drop_data(self, job: ClaimedJob) -> None:
+        """The copy of an uploaded file, which its owner may want gone."""
+        (self.home / "jobs" / job.id / DATA_FILE).unlink(missing_ok=True)
 
     def _say(self, job: ClaimedJob, message: str, *, data: Mapping[str, Any] | None = None) -> None:
         with writing(self.engine) as connection:

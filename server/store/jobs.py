@@ -34,12 +34,13 @@ class JobLostError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ClaimedJob:
-    """`attempt`: 1 where nobody worked on it before."""
+    """`attempt`: 1 where nobody worked on it before. `deaths`: of workers that had it."""
 
     id: str
     kind: str
     payload: dict[str, Any]
     attempt: int
+    deaths: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +92,7 @@ def enqueue(
         "finished": None,
         "key_id": key_id,
         "attempts": 0,
+        "deaths": 0,
         "device": None,
         "wanted": None,
     }
@@ -106,19 +108,22 @@ def claim(
     running from here on. None where there is none, or the device has one. In a transaction that writes."""
     now = datetime.now(UTC)
     is_stale = (Job.state == "running") & (Job.heartbeat < now - stale)
-    waiting = select(Job.id, Job.kind, Job.payload, Job.attempts).where((Job.state == "queued") | is_stale)
+    columns = (Job.id, Job.kind, Job.payload, Job.state, Job.attempts, Job.deaths)
+    waiting = select(*columns).where((Job.state == "queued") | is_stale)
     order = (case((Job.state == "running", 0), else_=1), Job.id)
     query = waiting.where(Job.kind == kind).order_by(*order).limit(1).with_for_update(skip_locked=True)
     row = connection.execute(query).first()
     if row is None:
         return None
-    taken = {"state": "running", "started": now, "heartbeat": now, "device": device, "attempts": row.attempts + 1}
+    attempt, deaths = row.attempts + 1, row.deaths + (row.state == "running")
+    taken = {"state": "running", "started": now, "heartbeat": now, "device": device}
+    taken |= {"attempts": attempt, "deaths": deaths}
     try:
         with connection.begin_nested():
             connection.execute(update(Job).where(Job.id == row.id).values(**taken))
     except IntegrityError:  # the device has a job that runs
         return None
-    return ClaimedJob(row.id, row.kind, row.payload, row.attempts + 1)
+    return ClaimedJob(row.id, row.kind, row.payload, attempt, deaths)
 
 
 def beat(connection: Connection, job: ClaimedJob) -> Wanted | None:

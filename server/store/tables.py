@@ -317,6 +317,7 @@ class Job(Base):
     finished: Mapped[datetime | None]
     key_id: Mapped[str | None]  # of the API key that asked for it; null where no request did
     attempts: Mapped[int]  # how often it was claimed; the last claim is the one that counts
+    deaths: Mapped[int]  # how often its worker fell silent, so that another took it over
     device: Mapped[str | None]  # that the last claim holds
     wanted: Mapped[str | None]  # what its worker shall do next: pause, cancel
 

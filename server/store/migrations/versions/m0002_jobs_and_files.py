@@ -19,10 +19,13 @@ def upgrade() -> None:
     op.add_column("jobs", sa.Column("key_id", sa.Text(), nullable=True))
     op.add_column("jobs", sa.Column("device", sa.Text(), nullable=True))
     op.add_column("jobs", sa.Column("wanted", sa.Text(), nullable=True))
+    counts = ("attempts", "deaths")
     with op.batch_alter_table("jobs") as jobs:  # SQLite adds a NOT NULL column with a default only
-        jobs.add_column(sa.Column("attempts", sa.Integer(), nullable=False, server_default="0"))
+        for name in counts:
+            jobs.add_column(sa.Column(name, sa.Integer(), nullable=False, server_default="0"))
     with op.batch_alter_table("jobs") as jobs:
-        jobs.alter_column("attempts", server_default=None)
+        for name in counts:
+            jobs.alter_column(name, server_default=None)
     op.create_index("uq_jobs_device", "jobs", ["device"], unique=True, sqlite_where=_RUNNING, postgresql_where=_RUNNING)
 
     op.create_table(
