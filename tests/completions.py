@@ -24,9 +24,9 @@ def logged(prompt: str = "What is the capital of France?", *answers: str, **fiel
         for index, text in enumerate(answers)
     ]
     given: dict[str, Any] = {
-        "id": new_id("chatcmpl"),
+        "id": new_id("chatcmpl", at_s=(created_s := _next_millisecond())),
         "endpoint": "chat",
-        "created_s": time.time(),
+        "created_s": created_s,
         "model": "tiny",
         "policy_id": "ckpt-1",
         "messages": [{"role": "user", "content": prompt}],
@@ -38,6 +38,16 @@ def logged(prompt: str = "What is the capital of France?", *answers: str, **fiel
         "completion_tokens": 3,
     }
     return LoggedCompletion(**(given | fields))
+
+
+_milliseconds = 0
+
+
+def _next_millisecond() -> float:
+    """Now, but later than the last: ids of one millisecond have no order."""
+    global _milliseconds
+    _milliseconds = max(_milliseconds + 1, time.time_ns() // 1_000_000)
+    return (_milliseconds + 0.5) / 1000  # the half keeps the millisecond whatever a float makes of it
 
 
 def ingest(engine: Engine, completions: Sequence[LoggedCompletion], **options: Any) -> Ingested:

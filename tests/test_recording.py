@@ -188,7 +188,7 @@ def test_a_stream_that_the_client_cut_off_is_what_was_sent(
         with reading(server.app.state.storage.engine) as connection:
             choice = connection.execute(select(Choice)).one()
         assert choice.finish_reason is None
-        assert choice.text.startswith(received)
+        assert choice.text.startswith(received.replace("\0", "\ufffd"))  # as no database keeps U+0000
         assert len(choice.text) < 4000
         assert len(token_ids(choice.token_ids) or ()) == completions(server)[0].completion_tokens
 
