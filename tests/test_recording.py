@@ -177,6 +177,7 @@ def test_a_stream_that_the_client_cut_off_is_what_was_sent(
     settings = Settings(model=str(long_checkpoint), dtype="float32", kv_cache_gib=0.05, logging="all")
     with running(settings) as server:
         body = {"model": "honed", "messages": MESSAGES, "stream": True, "ignore_eos": True, "max_tokens": 5000}
+        body["temperature"] = 0  # the answer has no U+0000, which no database keeps, and its tokens neither
         received = ""
         with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=body, timeout=60) as response:
             for line in response.iter_lines():
@@ -188,7 +189,7 @@ def test_a_stream_that_the_client_cut_off_is_what_was_sent(
         with reading(server.app.state.storage.engine) as connection:
             choice = connection.execute(select(Choice)).one()
         assert choice.finish_reason is None
-        assert choice.text.startswith(received.replace("\0", "\ufffd"))  # as no database keeps U+0000
+        assert choice.text.startswith(received)
         assert len(choice.text) < 4000
         assert len(token_ids(choice.token_ids) or ()) == completions(server)[0].completion_tokens
 
