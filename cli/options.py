@@ -41,7 +41,7 @@ def parameters(
         yield inspect.Parameter(
             f"{prefix}_{name}" if prefix else name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=_typed(field.default),
+            default=inspect.Parameter.empty if field.is_required() else _typed(field.default),
             annotation=Annotated[str if _is_tuple(field) else field.annotation, option],
         )
 

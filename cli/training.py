@@ -27,7 +27,7 @@ from honed.cli.store import DatabaseUrl, opened
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from honed.training.configs import RunConfig, Stage
+    from honed.training.configs import DataConfig, RunConfig, Stage
 
 ALL = "all"
 CIRCLE: tuple[Stage, ...] = ("sft", "reward", "ppo")  # what `all` runs, in this order
@@ -154,7 +154,7 @@ def _run(configs: Mapping[Stage, RunConfig], *, dry_run: bool, database_url: str
         for config in configs.values():
             require_extra(config)
         home = honed_home()
-        with _store(configs.values(), database_url, home) as engine, loading_explained():
+        with store_for(configs.values(), database_url, home) as engine, loading_explained():
             lines = _rehearsed(configs, home, engine) if dry_run else _trained(configs, home, engine, quiet=quiet)
     if _is_first_rank():
         for line in lines:
@@ -179,7 +179,7 @@ def _trained(configs: Mapping[Stage, RunConfig], home: Path, engine: Engine | No
 
 
 @contextmanager
-def _store(configs: Iterable[RunConfig], database_url: str | None, home: Path) -> Iterator[Engine | None]:
+def store_for(configs: Iterable[DataConfig], database_url: str | None, home: Path) -> Iterator[Engine | None]:
     """The store, where there is one: it notes new checkpoints too. None is made to read nothing from it. Of several
     ranks only the first has it."""
     from honed.server.store.database import StoreError

@@ -8,6 +8,7 @@ from typing import Protocol
 from fastapi import Request, Response
 
 from honed.server.disconnection import unless_disconnected
+from honed.server.errors import is_fault
 from honed.server.generation import Generation, Prompt
 from honed.server.remembering import Exchange
 from honed.server.served import ServedPolicy
@@ -41,7 +42,7 @@ def start(http: Request, request: SamplingRequest, served: ServedPolicy, prompts
 
 async def respond(exchange: Exchange, answer: Answer, unknown: list[str]) -> Response:
     """Sends the answer as the request wants it, closes the generation however that goes, and has remembered what was
-    sent. `unknown`: the keys of the request that were ignored."""
+    sent. `unknown`: the keys of the request that were ignored. Counts how it went, but for what is raised here."""
     http, generation = exchange.http, exchange.generation
     headers = warning_header(unknown)
     if exchange.request.stream:
@@ -51,10 +52,22 @@ async def respond(exchange: Exchange, answer: Answer, unknown: list[str]) -> Res
             exchange.remember()
 
         timeout_s = http.app.state.settings.request_timeout_s
-        return EventStream(answer.lines(), headers=headers, timeout_s=timeout_s, on_end=end)
+        return EventStream(_counted(answer.lines(), exchange.served), headers=headers, timeout_s=timeout_s, on_end=end)
     try:
         whole = await unless_disconnected(http, answer.whole())
     finally:
         generation.close()
+    exchange.served.count_answer()
     exchange.remember()
     return Response(whole, headers=headers, media_type="application/json")
+
+
+async def _counted(lines: AsyncIterator[str], served: ServedPolicy) -> AsyncIterator[str]:
+    try:
+        async for line in lines:
+            yield line
+    except Exception as error:
+        if is_fault(error):
+            served.count_failure()
+        raise
+    served.count_answer()

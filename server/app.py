@@ -18,6 +18,7 @@ from honed.server.recording import Recorder
 from honed.server.routes import (
     chat,
     completions,
+    cycles,
     feedback,
     files,
     fine_tuning,
@@ -44,7 +45,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.storage = Storage(settings)
     app.state.service = Service(settings, metrics, app.state.storage)
     app.state.recorder = Recorder(settings, app.state.storage, metrics.count_stored)
-    for family in (chat, completions, stored, feedback, labeling, files, fine_tuning, models, policies, health):
+    for family in (chat, completions, stored, feedback, labeling, files, fine_tuning, cycles, models, policies, health):
         app.include_router(family.router)
     add_components(app)
     _make_routes(app)

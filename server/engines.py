@@ -1,7 +1,8 @@
 """The policies that are loaded, each with an engine of its own: how one comes, who holds it, and which has to go.
 
 A policy is loaded when a request or a promotion asks for it, once however many ask, and goes when another needs its
-place or its memory: of those that nobody uses, the one that was used longest ago. The current one never goes.
+place or its memory: of those that nobody uses, the one that was used longest ago. The current one never goes, nor the
+candidate that is tried out beside it.
 Invariants: one is loaded at a time, so that what is measured as free is free; who waits for a policy and who holds a
 lease on it are both counted, so that it is not taken from under them; a failure to load one touches no other.
 """
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 UNLOADABLE_S: Final = 30.0  # how long one that could not be loaded is not tried again
 
-State = Literal["current", "loaded", "idle", "loading", "unloaded"]
+State = Literal["current", "candidate", "loaded", "idle", "loading", "unloaded"]
 
 
 @dataclass(eq=False)
@@ -58,6 +59,7 @@ class _Place:
 class Engines:
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.current: ServedPolicy | None = None
+        self.candidate: ServedPolicy | None = None  # its engine may have died
         self.first_cache_bytes = 0  # what each has, where there is memory for it
         self._settings = settings
         self._metrics = metrics
@@ -93,6 +95,8 @@ class Engines:
         leases = place.served.num_leases + place.waiting
         if self._is_current(place):
             return "current", leases
+        if place.served is self.candidate:
+            return "candidate", leases
         return "loaded" if place.is_used else "idle", leases
 
     @asynccontextmanager
@@ -206,7 +210,7 @@ class Engines:
 
     async def _free_one(self) -> bool:
         """Frees a policy whose engine died, or else the one that is idle for longest; False where there is none."""
-        others = [place for place in self._places.values() if not self._is_current(place)]
+        others = [place for place in self._places.values() if not self._is_kept(place)]
         idle = [place for place in others if place.is_dead or not place.is_used]
         if not idle:
             return False
@@ -224,6 +228,10 @@ class Engines:
 
     def _is_current(self, place: _Place) -> bool:
         return self.current is not None and place.served is self.current
+
+    def _is_kept(self, place: _Place) -> bool:
+        is_candidate = self.candidate is not None and place.served is self.candidate
+        return self._is_current(place) or (is_candidate and not place.is_dead)
 
 
 def _public(message: str, known: KnownPolicy) -> str:

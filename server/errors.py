@@ -33,7 +33,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 logger = logging.getLogger(__name__)
 
@@ -308,6 +308,12 @@ def error_body(error: ServerError) -> dict[str, dict[str, str | None]]:
 
 def error_response(error: ServerError) -> JSONResponse:
     return JSONResponse(error_body(error), status_code=error.status, headers=error.headers)
+
+
+def is_fault(error: Exception) -> bool:
+    """Whether it is our own fault: neither a refusal, nor one of those that another time will not be there, nor a
+    client that has gone."""
+    return isinstance(error, InternalError) or not isinstance(error, ServerError | ClientDisconnect)
 
 
 def unexpected(exc: BaseException) -> InternalError:

@@ -5,10 +5,13 @@ Owns the registry. Updated on the event loop only. Source of the names: vLLM's d
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from honed.models.engine.engine import EngineStats
 from honed.server.recording import StoreHealth
+from honed.server.store.thumbs import Thumbs
 from honed.server.store.writer import Report
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500)
@@ -56,6 +59,12 @@ class Metrics:
             "honed_redactions", "Personal data redacted, by kind.", ["kind"], registry=self.registry
         )
         self._dropped = 0
+        self._thumbs = Gauge(
+            "honed_policy_thumbs",
+            "Thumbs that count, by the policy whose answers they are on.",
+            ["policy", "direction"],
+            registry=self.registry,
+        )
         self.feedback = Counter("honed_feedback", "Feedback taken, by kind.", ["kind"], registry=self.registry)
 
     def observe_store(self, health: StoreHealth) -> None:
@@ -64,6 +73,12 @@ class Metrics:
         self._journal.set(health.journal_bytes)
         self._lost.labels("full").inc(health.dropped - self._dropped)
         self._dropped = health.dropped
+
+    def observe_thumbs(self, thumbs: Mapping[str, Thumbs]) -> None:
+        """By policy's name."""
+        for name, counted in thumbs.items():
+            self._thumbs.labels(name, "up").set(counted.up)
+            self._thumbs.labels(name, "down").set(counted.down)
 
     def count_stored(self, report: Report) -> None:
         self.stored.inc(report.completions)

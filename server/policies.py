@@ -1,10 +1,12 @@
-"""The policies in service: which one is current, what a request's `model` means, and the way from loading to death.
+"""The policies in service: which one is current, which is tried out beside it, what a request's `model` means, and the
+way from loading to death.
 
 `Service` is what routes see of it. It is `loading` until the first policy's weights are in memory, then `ready`, then
 `draining` after SIGTERM; `failed` when that loading failed or the current engine died. What exists is the registry's
-business (`registry.py`), what is loaded that of the engines (`engines.py`). Invariants: the store's newest promotion
-says which policy is current, and this server follows it as soon as it can; a new one is current only once it is loaded,
-so that no request for the current policy waits.
+business (`registry.py`), what is loaded that of the engines (`engines.py`), what is to become of a candidate that of
+the canary (`canary.py`). Invariants: the store's newest promotion says which policy is current and which a candidate,
+and this server follows it as soon as it can; a new one is current only once it is loaded, so that no request for the
+current policy waits; what a candidate cannot answer, the current one does.
 """
 
 from __future__ import annotations
@@ -14,36 +16,44 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
 from honed.models.engine.runner import UnsupportedArchitectureError
 from honed.models.policy import PolicyError
 from honed.models.sources import SourceError
+from honed.server.canary import Step, Watch
 from honed.server.engines import Engines
 from honed.server.errors import (
     Draining,
     EngineDead,
+    InvalidRequest,
     Loading,
     ModelNotFound,
+    NoRoomForPolicy,
     PolicyUnloadable,
     ServerError,
     StoreUnavailable,
+    is_fault,
 )
 from honed.server.loading import in_daemon_thread, load, load_folder
 from honed.server.metrics import Metrics
+from honed.server.opinions import Opinions
 from honed.server.registry import KnownPolicy, Registry, find_own, known_by
 from honed.server.served import ServedPolicy
-from honed.server.settings import Settings
+from honed.server.settings import WHOLE_SHARE, Settings
 from honed.server.storage import Storage
 from honed.server.store import promotions
-from honed.server.store.promotions import StoredPromotion
+from honed.server.store.promotions import InServiceError, StoredPromotion
+from honed.server.store.thumbs import Thumbs
 
 logger = logging.getLogger(__name__)
 
 ENGINE_DIED = "the engine has stopped; the log says why"
 CURRENT = "honed"  # the name under which clients ask for whatever is in service
 FOLLOW_S: Final = 2.0  # between two looks at what other servers of the store have promoted
+PATIENCE: Final = timedelta(minutes=1)  # how long a candidate may find no room, before it is taken out
 
 
 class Status(StrEnum):
@@ -68,9 +78,11 @@ class Service:
         self.metrics = metrics
         self.registry = Registry(storage)
         self.engines = Engines(settings, metrics)
+        self.opinions = Opinions(storage, self.registry, metrics)
         self._storage = storage
         self._changing = asyncio.Lock()  # which policy is current: one change after the other
-        self._followed: int | None = None  # the promotion that holds here
+        self._watch = Watch(settings, storage, self.engines)
+        self._followed: StoredPromotion | None = None  # the promotion that holds here
         self._behind: str | None = None  # why the newest one does not
         self._following: asyncio.Task[None] | None = None
         self._draining = False
@@ -113,13 +125,6 @@ class Service:
             raise EngineDead
         return self.engines.current
 
-    def named(self, model: str) -> ServedPolicy:
-        """The policy in service, by one of its names. Raises ModelNotFound, and what `current` raises."""
-        current = self.current()
-        if model not in (CURRENT, current.policy.name):
-            raise ModelNotFound(model, self._names())
-        return current
-
     async def find(self, model: str) -> KnownPolicy:
         """What a request's `model` means. Raises ModelNotFound, StoreUnavailable, and what `current` raises."""
         self.current()
@@ -157,23 +162,70 @@ class Service:
                 raise Loading from None
             yield served
 
+    @asynccontextmanager
+    async def answering(self, model: str, end_user: str | None) -> AsyncIterator[ServedPolicy]:
+        """The same for a user's request: `honed` is the candidate for those users who try it out. Counts failures.
+        Raises what `leased` raises."""
+        async with AsyncExitStack() as lease:
+            self.current()
+            candidate = None
+            if model == CURRENT and self._followed is not None:
+                candidate = self._watch.candidate_for(self._followed, end_user)
+            if candidate is None:
+                served = await lease.enter_async_context(self.leased(model))
+            else:
+                served = lease.enter_context(candidate.leased())
+            try:
+                yield served
+            except Exception as error:
+                if is_fault(error):
+                    served.count_failure()
+                raise
+
+    def share_of(self, known: KnownPolicy) -> int:
+        """Per cent of the users who get this policy as `honed`."""
+        followed = self._followed
+        share = followed.share if followed is not None else 0
+        if followed is not None and known.id == followed.candidate_id:
+            return share
+        is_current = self.engines.current is not None and known.id == self.engines.current.policy.id
+        return WHOLE_SHARE - share if is_current else 0
+
+    def thumbs_of(self, known: KnownPolicy) -> Thumbs:
+        """As of the last count. Of a candidate, and of the current policy beside it, those since it is tried out."""
+        return self._watch.thumbs.get(known.id) or self.opinions.thumbs.get(known.id, Thumbs())
+
     async def promote(self, name: str, *, key_id: str | None) -> KnownPolicy:
         """Puts a policy into service, here at once and on the store's other servers within seconds. It is loaded first,
         so where that fails nothing has changed. Raises what `leased` raises, and StoreUnavailable."""
-        self.current()
-        await self.registry.refresh()
-        known = self._known(name)
-        if known is None:
-            raise ModelNotFound(name, self._names())
-        known = self.registry.with_id(known.id) or known
+        known = await self._registered(name)
         policy_id = known.id if known.is_registered else None
         async with self._changing, self.engines.leased(known) as served:
             self._serve(served, await self._storage.write(promotions.promote, policy_id, key_id=key_id))
         return known
 
+    async def try_out(self, name: str, *, share: int, advances: bool, key_id: str | None) -> KnownPolicy:
+        """Gives a policy a share of the users, here at once and on the store's other servers within seconds. It is
+        loaded first. Raises what `promote` raises, InvalidRequest for one that the store does not know, and the store's
+        InServiceError."""
+        known = await self._registered(name)
+        if not known.is_registered and known.id == self.current().policy.id:
+            raise InServiceError
+        if not known.is_registered:
+            message = f"'{known.name}' is no checkpoint of the store, so its other servers would not find it."
+            raise InvalidRequest(message, code="not_registered")
+        async with self._changing, self.engines.leased(known) as served:
+            made = await self._storage.write(
+                promotions.try_out, known.id, share=share, advances=advances, key_id=key_id
+            )
+            if self._followed is not None and self._followed.policy_id == made.policy_id:
+                self._watch.begin(served, made)  # else it is when what is in service is followed
+                self._followed = made
+        return known
+
     async def roll_back(self, *, key_id: str | None) -> KnownPolicy:
-        """Puts the policy into service that was before the newest promotion. Raises what `promote` raises, and the
-        store's NothingBeforeError and PromotedMeanwhileError."""
+        """Takes the candidate out; without one, puts the policy into service that was before the newest promotion. What
+        is current then. Raises what `promote` raises, and the store's NothingBeforeError and PromotedMeanwhileError."""
         self.current()
         newest = await self._storage.read(promotions.newest)
         known = await self._promoted(await self._storage.read(promotions.before, newest))
@@ -201,7 +253,7 @@ class Service:
         try:
             promotion = await self._storage.read(promotions.newest)
             if promotion.policy_id is None:
-                self._followed = promotion.number
+                self._followed = promotion
                 return
             known = await self._promoted(promotion)
             with suppress(SourceError):  # without it there is one name less
@@ -214,16 +266,17 @@ class Service:
             logger.error("cannot serve what was promoted: %s", error, exc_info=not foreseen)
         else:
             self.engines.adopt(known, loaded)
-            self._followed = promotion.number
+            self._followed = promotion
 
     async def _follow(self) -> None:
-        """Serves what other servers of the store promote, until it is cancelled."""
+        """Serves what other servers of the store promote, and watches over the candidate, until it is cancelled."""
         while True:
             await asyncio.sleep(FOLLOW_S)
             try:
                 self.current()
                 async with self._changing:
                     await self._catch_up()
+                await self.opinions.refresh()
             except StoreUnavailable:
                 continue  # what writes to it says so
             except ServerError as error:
@@ -233,19 +286,54 @@ class Service:
 
     async def _catch_up(self) -> None:
         promotion = await self._storage.read(promotions.newest)
-        if promotion.number == self._followed:
-            self._behind = None
-        else:
+        if self._followed is None or promotion.number != self._followed.number:
+            self._watch.let_go(promotion)
             async with self.engines.leased(await self._promoted(promotion)) as served:
                 self._serve(served, promotion)
+        if promotion.candidate_id is not None:
+            await self._try_out(promotion, promotion.candidate_id)
+        self._behind = None
+
+    async def _try_out(self, promotion: StoredPromotion, candidate_id: str) -> None:
+        """Goes on with the candidate of the promotion, which is followed. Raises NoRoomForPolicy and
+        StoreUnavailable."""
+        try:
+            candidate = self.engines.candidate or await self._load_candidate(promotion, candidate_id)
+            step = await self._watch.look(promotion, candidate, self.current())
+        except PolicyUnloadable as error:
+            step = Step(0, error.message)
+        except NoRoomForPolicy as error:
+            if promotion.created is not None and datetime.now(UTC) - promotion.created < PATIENCE:
+                raise
+            step = Step(0, error.message)
+        made = None if step is None else await self._watch.carry_out(step, promotion, candidate_id)
+        if made is not None:
+            promoted = self.engines.candidate if made.policy_id == candidate_id else None
+            self._serve(promoted or self.current(), made)
+
+    async def _load_candidate(self, promotion: StoredPromotion, candidate_id: str) -> ServedPolicy:
+        async with self.engines.leased(await self._with_id(candidate_id)) as served:
+            self._watch.begin(served, promotion)
+        return served
+
+    async def _registered(self, name: str) -> KnownPolicy:
+        """Raises ModelNotFound, StoreUnavailable, and what `current` raises."""
+        self.current()
+        await self.registry.refresh()
+        known = self._known(name)
+        if known is None:
+            raise ModelNotFound(name, self._names())
+        return self.registry.with_id(known.id) or known
 
     async def _promoted(self, promotion: StoredPromotion) -> KnownPolicy:
+        return await self._with_id(promotion.policy_id)
+
+    async def _with_id(self, policy_id: str | None) -> KnownPolicy:
         """Raises PolicyUnloadable where its checkpoint is not here, and StoreUnavailable."""
         await self.registry.refresh()
-        known = self.registry.with_id(promotion.policy_id)
+        known = self.registry.with_id(policy_id)
         if known is None:
-            name = promotion.policy_id or self.settings.model
-            raise PolicyUnloadable(name, "Its checkpoint is not on this server.")
+            raise PolicyUnloadable(policy_id or self.settings.model, "Its checkpoint is not on this server.")
         return known
 
     def _serve(self, served: ServedPolicy, promotion: StoredPromotion) -> None:
@@ -255,7 +343,10 @@ class Service:
             if served.cache_bytes < self.engines.first_cache_bytes:
                 logger.warning("%s has a smaller cache: memory was short when it was loaded", served.policy.name)
         self.engines.current = served
-        self._followed, self._behind = promotion.number, None
+        self._followed, self._behind = promotion, None
+        self._watch.let_go(promotion)
+        if served is self.engines.candidate:
+            self.engines.candidate = None
 
     def _fall_behind(self, reason: str) -> None:
         if reason != self._behind:

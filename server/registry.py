@@ -104,7 +104,7 @@ def _read(storage: Storage) -> tuple[list[StoredCheckpoint], list[KnownPolicy]]:
     with reading(storage.engine) as connection:
         rows = list_checkpoints(connection, STAGES)
     models = storage.home / "models"
-    present = [row for row in rows if _lies_in(models, row)]
+    present = [row for row in rows if lies_in(models, row)]
     return rows, [
         KnownPolicy(
             id=row.id,
@@ -118,7 +118,8 @@ def _read(storage: Storage) -> tuple[list[StoredCheckpoint], list[KnownPolicy]]:
     ]
 
 
-def _lies_in(models: Path, row: StoredCheckpoint) -> bool:
+def lies_in(models: Path, row: StoredCheckpoint) -> bool:
+    """Whether that checkpoint is in the folder of its name, and not another or none."""
     if row.name.startswith(".") or Path(row.name).name != row.name:
         return False
     try:

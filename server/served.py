@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 from honed.models.engine.engine import Token
 from honed.models.engine.sequence import Sequence
@@ -19,6 +20,22 @@ from honed.models.engine.thread import EngineDeadError, EngineThread, Report
 from honed.server.errors import Draining, EngineDead, Overloaded
 from honed.server.loading import Loaded
 from honed.server.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """Of requests for answers: those that were answered to the end, and those that failed by our fault. What was
+    refused, cut off or too slow is neither."""
+
+    answered: int = 0
+    failed: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.answered + self.failed
+
+    def __sub__(self, before: Outcomes) -> Outcomes:
+        return Outcomes(self.answered - before.answered, self.failed - before.failed)
 
 
 class ServedPolicy:
@@ -29,6 +46,7 @@ class ServedPolicy:
         self.cache_bytes = loaded.cache_bytes
         self.max_live = loaded.engine.config.max_sequences + max_queue  # choices that may run and wait at once
         self.num_leases = 0
+        self.outcomes = Outcomes()
         self.used_s = time.monotonic()  # when a lease was last begun or ended
         # One thread: tokenizers keep padding and truncation settings that two threads would fight over.
         self.tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
@@ -65,6 +83,12 @@ class ServedPolicy:
         finally:
             self.num_leases -= 1
             self.used_s = time.monotonic()
+
+    def count_answer(self) -> None:
+        self.outcomes = replace(self.outcomes, answered=self.outcomes.answered + 1)
+
+    def count_failure(self) -> None:
+        self.outcomes = replace(self.outcomes, failed=self.outcomes.failed + 1)
 
     def require_room(self, count: int) -> None:
         """Raises Overloaded unless so many more sequences may be submitted."""

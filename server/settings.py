@@ -16,7 +16,17 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 ENV_PREFIX = "HONED_"
 
-CLIENT_KEY = "HONED_API_KEY"  # what the terminal chat and the bench send; no setting, but nobody's mistake
+WHOLE_SHARE = 100  # per cent
+
+# No settings, but no mistakes either: what the terminal chat and the bench send, and what workers read.
+OTHERS = (
+    "HONED_API_KEY",
+    "HONED_CYCLE_AFTER",
+    "HONED_CYCLE_HOURS",
+    "HONED_JUDGE_URL",
+    "HONED_JUDGE_NAME",
+    "HONED_JUDGE_KEY",
+)
 
 
 class Settings(BaseSettings):
@@ -113,6 +123,19 @@ class Settings(BaseSettings):
         ge=1,
         description="Policies that may be loaded at once, the one in service included; 1 gives it all memory.",
     )
+    canary_shares: Annotated[tuple[int, ...], NoDecode] = Field(
+        default=(1, 10, 50),
+        description="Shares of the users, in per cent, through which a new policy goes before it is in service.",
+    )
+    canary_step_s: float = Field(
+        default=3600,
+        ge=0,
+        allow_inf_nan=False,
+        description="How long a new policy has a share before the next, in seconds.",
+    )
+    canary_min_answers: int = Field(
+        default=20, ge=0, description="Answers that a new policy has given with a share before it gets the next."
+    )
     max_model_len: int = Field(
         default=0,
         ge=0,
@@ -132,12 +155,24 @@ class Settings(BaseSettings):
     def _split_at_commas(cls, value: Any) -> Any:
         return tuple(key.strip() for key in value.split(",") if key.strip()) if isinstance(value, str) else value
 
+    @field_validator("canary_shares", mode="before")
+    @classmethod
+    def _split_numbers(cls, value: Any) -> Any:
+        return tuple(int(share) for share in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("canary_shares")
+    @classmethod
+    def _ascending(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or list(value) != sorted(set(value)) or not 0 < value[0] <= value[-1] < WHOLE_SHARE:
+            raise ValueError("write ascending numbers from 1 to 99, separated by commas")
+        return value
+
     @model_validator(mode="before")
     @classmethod
     def _no_unknown_variables(cls, value: Any) -> Any:
         # pydantic-settings looks up the names that it knows; a misspelt one would be ignored in silence.
         known = [f"{ENV_PREFIX}{name.upper()}" for name in cls.model_fields]
-        known.append(CLIENT_KEY)
+        known += OTHERS
         for name in sorted(os.environ):
             if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
                 close = difflib.get_close_matches(name.upper(), known, n=1)

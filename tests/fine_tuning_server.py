@@ -1,12 +1,15 @@
-"""Servers with keys of every role, and what clients and workers do with fine-tuning jobs."""
+"""Servers with keys of every role, and what clients and workers do with fine-tuning jobs. A test module has the
+fixtures `server` and `api` where it names them as its own."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from conftest import LiveServer, running
 from openai import OpenAI
 from openai.types.fine_tuning import FineTuningJob
@@ -28,6 +31,18 @@ ABSENT = object()
 def started(url: URL, home: Path, **more: Any) -> running:
     secret = SecretStr(url.render_as_string(hide_password=False))
     return running(Settings(home=home, database_url=secret, api_keys=tuple(map(SecretStr, KEYS)), **more))
+
+
+@pytest.fixture
+def server(store_url: URL, tmp_path: Path) -> Iterator[LiveServer]:
+    with started(store_url, tmp_path) as live:
+        yield live
+
+
+@pytest.fixture
+def api(server: LiveServer) -> Iterator[OpenAI]:
+    with client(server, "root") as root:
+        yield root
 
 
 def client(server: LiveServer, name: str) -> OpenAI:

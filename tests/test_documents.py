@@ -183,6 +183,8 @@ def shown(default: Any) -> str:
     """A default as the table has it: what one would write into the environment; nothing where it is unset."""
     if default is None or default == ():
         return ""
+    if isinstance(default, tuple):
+        return f"`{','.join(map(str, default))}`"
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"
     return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"

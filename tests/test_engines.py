@@ -86,7 +86,7 @@ def test_all_are_listed(home: Home, http: httpx.Client) -> None:
     assert lineage is not None
     home.register(lineage.model_copy(update={"id": "ckpt-1", "name": "../elsewhere"}), away)
     names = [model["id"] for model in http.get("/v1/models").json()["data"]]
-    assert names == ["base", "honed", "three", "one"]
+    assert names == ["honed", "base", "three", "one"]
     assert http.get("/v1/models/one").json()["created"] == http.get("/v1/policies").json()["data"][2]["created"]
     for name in ("two", "judge", "bare", "../elsewhere", "../models/one"):
         assert error_of(ask(http, name)) == (404, "model_not_found")
@@ -365,7 +365,7 @@ def test_a_store_that_is_away_stops_nothing_that_is_loaded(postgres: Postgres, t
         try:
             for name in ("base", "one"):
                 assert token_ids(ask(http, name)) == home.greedy(name)
-            assert [model["id"] for model in http.get("/v1/models").json()["data"]] == ["base", "honed", "one", "two"]
+            assert [model["id"] for model in http.get("/v1/models").json()["data"]] == ["honed", "base", "one", "two"]
             assert error_of(ask(http, "three")) == (503, "store_unavailable"), "it may be there"
             assert error_of(http.post("/v1/policies/one/promote")) == (503, "store_unavailable")
             assert token_ids(ask(http, "two")) == home.greedy("two"), "its checkpoint was known"

@@ -69,6 +69,50 @@ def test_a_stage_reads_its_kind_of_record(tmp_path: Path) -> None:
     assert load(tmp_path, rows, "kto").card.left_out == {"of a kind that the stage does not read": 3}
 
 
+@pytest.mark.parametrize("stage", ["sft", "reward", "ppo", "dpo", "kto"])
+def test_a_file_to_measure_on_is_the_whole_validation_split(tmp_path: Path, stage: Stage) -> None:
+    def rows(*questions: str) -> list[Row]:
+        ranking = [ranked(each, ("good", 1), ("bad", 2), demonstration="best") for each in questions]
+        return [thumb(each, "good", True) for each in questions] if stage == "kto" else ranking
+
+    def loaded(*questions: str) -> Dataset:
+        validation_data = write(tmp_path, rows(*questions), "held.jsonl")
+        config = DataConfig(data=write(tmp_path, rows("One", "Two", "Three")), validation_data=validation_data)
+        return load_dataset(config, stage, None)
+
+    dataset = loaded("Four", "two", "Five")
+    said = [(each.split, each.record.prompt[0]["content"]) for each in dataset.examples]
+    assert said == [*(("train", each) for each in ("One", "Two", "Three")),
+                    *(("validation", each) for each in ("Four", "Five"))]  # fmt: skip
+    assert dataset.card.left_out == {"to measure on, of a prompt that is trained on": 1}
+    assert dataset.card.splits["validation"].examples == 2
+    assert loaded("Four", "two", "Five").id == dataset.id
+    assert loaded("Four", "Six").id != dataset.id
+    with pytest.raises(DataError, match=r"There is nothing to measure on: .*held\.jsonl has no .* not trained on"):
+        loaded("ONE", "Two")
+
+
+def test_what_is_wrong_with_a_file_to_measure_on_is_said(tmp_path: Path) -> None:
+    data = write(tmp_path, [shown("Q")])
+    with pytest.raises(DataError, match="none is no file that can be read: `validation_data` is a file"):
+        load_dataset(DataConfig(data=data, validation_data=str(tmp_path / "none")), "sft", None)
+    thumbs = write(tmp_path, [thumb("Q", "A", True)], "thumbs.jsonl")
+    with pytest.raises(DataError, match=r"thumbs\.jsonl holds .*thumbs"):
+        load_dataset(DataConfig(data=data, validation_data=thumbs), "sft", None)
+    for stored in ("store", "data-0123456789ab"):
+        with pytest.raises(DataError, match="validation_data goes with a file"):
+            load_dataset(DataConfig(data=stored, validation_data=data), "sft", None)
+
+
+def test_personal_data_in_a_file_to_measure_on_are_redacted(tmp_path: Path) -> None:
+    held = write(tmp_path, [shown("Write to ann@example.com"), thumb("Mute", "A", True)], "held.jsonl")
+    dataset = load_dataset(DataConfig(data=write(tmp_path, [shown("Q")]), validation_data=held), "sft", None)
+    (example,) = dataset.of("validation")
+    assert example.record.prompt[0]["content"] == "Write to [EMAIL]"
+    assert dataset.card.redactions == {"email": 1}
+    assert dataset.card.left_out == {"of a kind that the stage does not read": 1}
+
+
 def test_texts_and_chats_are_both_there(tmp_path: Path) -> None:
     dataset = load(tmp_path, [shown("A chat"), {"prompt": "A text", "completion": " goes on"}])
     assert [example.record.prompt[0]["role"] for example in dataset.examples] == ["user", "text"]

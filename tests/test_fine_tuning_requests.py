@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fine_tuning_server
 import httpx
 import openai
 import pytest
@@ -21,21 +22,10 @@ from honed.server.store.database import reading, writing
 from honed.server.store.snapshots import write_snapshot
 
 pytestmark = pytest.mark.usefixtures("fake_engine")
+server, api = fine_tuning_server.server, fine_tuning_server.api
 
 INVALID = "invalid_request_error"
 AUTO = {"n_epochs": "auto", "batch_size": "auto", "learning_rate_multiplier": "auto"}
-
-
-@pytest.fixture
-def server(store_url: URL, tmp_path: Path) -> Iterator[LiveServer]:
-    with started(store_url, tmp_path) as live:
-        yield live
-
-
-@pytest.fixture
-def api(server: LiveServer) -> Iterator[OpenAI]:
-    with client(server, "root") as root:
-        yield root
 
 
 def test_a_job_that_says_little_has_the_rest_filled_in(api: OpenAI, store: Engine) -> None:
@@ -176,6 +166,21 @@ def test_data_that_is_not_there_is_refused(api: OpenAI, store: Engine, name: str
         assert jobs.page(connection, "fine_tuning", limit=9) == []
 
 
+def test_a_file_to_measure_on_is_shown_and_told_to_the_worker(api: OpenAI, store: Engine) -> None:
+    training, validation = upload(api), upload(api)
+    job = create(api, training_file=training, validation_file=validation)
+    FineTuningJob.model_validate(job.model_dump(), strict=True)
+    assert (job.training_file, job.validation_file) == (training, validation)
+    assert api.fine_tuning.jobs.retrieve(job.id) == job
+    assert payload(store, job.id)["validation_file"] == validation
+    with pytest.raises(openai.BadRequestError) as refused:
+        create(api, training_file=training, validation_file="file-none")
+    assert (refused.value.code, refused.value.param) == ("invalid_file", "validation_file")
+    with pytest.raises(openai.BadRequestError, match="a share is held out") as refused:
+        create(api, training_file="store:", validation_file=validation)
+    assert (refused.value.code, refused.value.param) == ("invalid_value", "validation_file")
+
+
 def test_an_admin_trains_on_everybodys_files(server: LiveServer, api: OpenAI) -> None:
     with client(server, "ann") as ann:
         file_id = upload(ann)
@@ -194,7 +199,9 @@ SUPERVISED = "method.supervised"
         ({"training_file": 5}, "invalid_type", "training_file"),
         ({"training_file": "a\0"}, "invalid_value", "training_file"),
         ({"integrations": [{"type": "wandb"}]}, "unsupported_parameter", "integrations"),
-        ({"validation_file": "file-1"}, "unsupported_parameter", "validation_file"),
+        ({"validation_file": 5}, "invalid_type", "validation_file"),
+        ({"validation_file": ""}, "string_below_min_length", "validation_file"),
+        ({"validation_file": "file-1"}, "invalid_value", "validation_file"),
         ({"suffix": "x" * 65}, "string_above_max_length", "suffix"),
         ({"suffix": "../../x"}, "invalid_value", "suffix"),
         ({"suffix": ""}, "string_below_min_length", "suffix"),

@@ -3,39 +3,31 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+import fine_tuning_server
 import httpx
 import openai
 import pytest
 from conftest import LiveServer
-from fine_tuning_server import claim, client, create, started, stored
+from fine_tuning_server import claim, client, create, stored
 from openai import OpenAI
 from openai.types.fine_tuning import FineTuningJob
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 from sqlalchemy import Engine
-from sqlalchemy.engine import URL
 
 from honed.server.store import jobs
 from honed.server.store.database import writing
 
 pytestmark = pytest.mark.usefixtures("fake_engine")
+server, api = fine_tuning_server.server, fine_tuning_server.api
 
 
-@pytest.fixture
-def server(store_url: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LiveServer]:
-    numbers = itertools.count(1)  # in order, also of what is made in the same millisecond
+@pytest.fixture(autouse=True)
+def _ids_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what is made in the same millisecond too."""
+    numbers = itertools.count(1)
     monkeypatch.setattr(jobs, "new_id", lambda prefix: f"{prefix}-{next(numbers):032x}")
-    with started(store_url, tmp_path) as live:
-        yield live
-
-
-@pytest.fixture
-def api(server: LiveServer) -> Iterator[OpenAI]:
-    with client(server, "root") as root:
-        yield root
 
 
 def test_only_admins_make_and_change_jobs(server: LiveServer, api: OpenAI) -> None:

@@ -7,14 +7,15 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
 import pytest
+from databases import Postgres
 from sqlalchemy import Engine, update
 
 from honed.server.store import jobs
-from honed.server.store.database import reading, writing
+from honed.server.store.database import open_database, reading, writing
 from honed.server.store.jobs import ClaimedJob, JobLostError, StoredEvent, StoredJob, Wanted
 from honed.server.store.tables import Job
 
@@ -200,6 +201,38 @@ def test_a_beat_keeps_the_job(store: Engine) -> None:
     assert claim(store) is None
     fall_silent(store)
     assert claimed(store).attempt == 2
+
+
+def test_a_worker_whose_clock_is_wrong_takes_no_job_away(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does one lose its own to others: the clock is the database's."""
+
+    class Wrong(datetime):
+        ahead = timedelta()
+
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return datetime.now(tz) + cls.ahead
+
+    store = open_database(postgres.new_store())
+    monkeypatch.setattr(jobs, "datetime", Wrong)
+    enqueue(store)
+    job = claimed(store)
+    Wrong.ahead = 2 * PATIENCE
+    assert claim(store) is None
+    Wrong.ahead = -2 * PATIENCE
+    beat(store, job)
+    Wrong.ahead = timedelta()
+    assert claim(store) is None
+    store.dispose()
+
+
+def test_jobs_that_have_ended(store: Engine) -> None:
+    ids = {state: brought_to(store, state) for state in ("succeeded", "failed", "cancelled")}
+    others = [brought_to(store, state) for state in ("paused", "running", "queued")]
+    with reading(store) as connection:
+        assert set(jobs.ended(connection, [*ids.values(), *others, "job-none"])) == set(ids.values())
+        assert jobs.ended(connection, [ids["failed"]]) == [ids["failed"]]
+        assert jobs.ended(connection, []) == []
 
 
 def test_the_device_that_lost_a_job_takes_it_again(store: Engine) -> None:

@@ -8,7 +8,7 @@ from openai import OpenAI
 
 def test_the_checkpoint_is_listed_under_both_names(openai_client: OpenAI, live_server: LiveServer) -> None:
     models = list(openai_client.models.list())
-    assert [model.id for model in models] == [live_server.model, "honed"] == ["tiny", "honed"]
+    assert [model.id for model in models] == ["honed", live_server.model] == ["honed", "tiny"]
     assert {(model.object, model.owned_by) for model in models} == {("model", "honed")}
     assert models == [openai_client.models.retrieve(model.id) for model in models]
 
@@ -30,4 +30,4 @@ def test_any_other_is_not_found(openai_client: OpenAI, name: str) -> None:
     assert (refused.value.code, refused.value.param, refused.value.type) == (
         "model_not_found", "model", "invalid_request_error"
     )  # fmt: skip
-    assert "'tiny', 'honed'" in refused.value.message
+    assert "'honed', 'tiny'" in refused.value.message

@@ -60,7 +60,7 @@ def test_node_streams_the_answer(node_folder: Path, live_server: LiveServer) -> 
 @pytest.mark.node
 def test_node_lists_the_models(node_folder: Path, live_server: LiveServer) -> None:
     said = run_node(node_folder, live_server, "models")
-    assert said["ids"] == ["tiny", "honed"]
+    assert said["ids"] == ["honed", "tiny"]
     assert said["retrieved"]["id"] == "honed"
     assert said["retrieved"]["object"] == "model"
 

@@ -40,6 +40,18 @@ def test_hyperparameters_and_settings_become_settings() -> None:
     assert asked.learning_rate == 2 * SFTConfig().learning_rate
 
 
+def test_a_file_to_measure_on_is_in_the_place_of_a_share() -> None:
+    def measured(**settings: Any) -> RunConfig:
+        given = order(settings=settings)
+        return run_config(JOB, given, data="rows.jsonl", validation_data="held.jsonl", device="cpu", resume=False)
+
+    assert measured().validation_data == "held.jsonl"
+    assert config().validation_data is None
+    for name, value in (("validation", 0.2), ("validation", 0), ("test", 3), ("judge", True)):
+        with pytest.raises(TrainingError, match=f"nothing is held out: leave out {name}"):
+            measured(**{name: value})
+
+
 def test_each_method_has_its_stage() -> None:
     preferred = config(method="dpo", hyperparameters={"beta": 0.5})
     assert isinstance(preferred, DPOConfig)
@@ -71,6 +83,7 @@ def test_names(model: str, suffix: str | None, expected: str) -> None:
         ({"settings": {"max_tokens": "many"}}, "max_tokens"),
         ({"settings": {"output": "elsewhere"}}, "settings: output is the job's own"),
         ({"settings": {"data": "/etc/passwd", "model": "x"}}, "settings: model, data"),
+        ({"settings": {"validation_data": "/etc/passwd"}}, "settings: validation_data is the job's own"),
         ({"settings": {"pretraining": "/etc/passwd"}, "method": "ppo"}, "settings: pretraining"),
         ({"method": "ppo", "reward_model": "judge", "hyperparameters": {"n_epochs": 2}}, "epochs"),
         ({"hyperparameters": {"beta": 0.1}}, "beta"),

@@ -175,3 +175,11 @@ def test_counts_and_durations() -> None:
     assert [amount(count) for count in (512, 12_400, 134_515_008, 7e9)] == ["512", "12.4 k", "135 M", "7 G"]
     seconds = (0, 59.6, 724, 12_000, 187_200, -1, math.inf)
     assert [duration(each) for each in seconds] == ["0 s", "1 min 0 s", "12 min 4 s", "3 h 20 min", "2 d 4 h", "–", "–"]
+
+
+@pytest.mark.parametrize("values", [[0.0], [0.0] * 5, [-1.0, 2.0, 2.0], [1e-9, -1e9], [3.0] * 300])
+def test_a_histogram_has_all_values_and_zero_in_its_middle(values: list[float]) -> None:
+    svg = plots.histogram("differences", "Differences", values, x_label="better", unit="prompts")
+    shown = texts(parsed(svg))
+    assert {"better", "prompts", "0"} <= set(shown)
+    assert svg == plots.histogram("differences", "Differences", values, x_label="better", unit="prompts")

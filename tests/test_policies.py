@@ -60,16 +60,14 @@ def test_a_fault_that_nobody_foresaw_does_not_leave_it_loading(
 def test_names_of_the_policy_in_service(tiny_checkpoint: Path, tmp_path: Path) -> None:
     async def scenario(service: Service) -> None:
         await service.load()
-        assert service.named("honed") is service.named("tiny") is service.current()
-        with pytest.raises(ModelNotFound, match="'gpt-4' does not exist"):
-            service.named("gpt-4")
         async with service.leased("honed") as by_role, service.leased("tiny") as by_name:
             assert by_role is by_name is service.current()
             assert by_role.num_leases == 2
         assert by_role.num_leases == 0
-        with pytest.raises(ModelNotFound, match="'gpt-4' does not exist"):
-            async with service.leased("gpt-4"):
-                pass
+        for lend in (service.leased("gpt-4"), service.answering("gpt-4", None)):
+            with pytest.raises(ModelNotFound, match="'gpt-4' does not exist"):
+                async with lend:
+                    pass
         await service.close()
         assert service.health().status is Status.FAILED
 

@@ -60,7 +60,7 @@ def test_too_few_texts_are_refused(tmp_path: Path) -> None:
 def test_a_row_without_a_text_is_named(row: str, tmp_path: Path) -> None:
     path = tmp_path / "texts.jsonl"
     path.write_text('{"text": "fine"}\n' + row + "\n", encoding="utf-8")
-    with pytest.raises(TrainingError, match=r"texts\.jsonl:2: a row of the pretraining mix needs a string `text`"):
+    with pytest.raises(TrainingError, match=r"texts\.jsonl:2: a row of texts needs a string `text`"):
         load_pretraining(path, tiny_tokenizer())
 
 

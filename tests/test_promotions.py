@@ -78,7 +78,7 @@ def test_a_promotion_and_the_way_back(home: Home, server: LiveServer, http: http
     assert token_ids(answer) == home.greedy("one")
     assert (answer.json()["model"], answer.json()["system_fingerprint"]) == ("one", home.ids["one"])
     assert http.get("/health").json()["model"] == "one"
-    assert [model["id"] for model in http.get("/v1/models").json()["data"]] == ["one", "honed", "base", "two"]
+    assert [model["id"] for model in http.get("/v1/models").json()["data"]] == ["honed", "one", "base", "two"]
     assert states(http) == {"one": "current", "base": "idle", "two": "unloaded"}
     before = engines(server)._places[server.served.policy.id]
     assert roll_back(http) == "base"

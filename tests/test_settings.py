@@ -31,7 +31,9 @@ def test_the_environment_sets_every_field(monkeypatch: pytest.MonkeyPatch) -> No
         "request_timeout_s": "3.5", "drain_timeout_s": "0", "strict": "true", "max_batch_tokens": "4",
         "database_url": "postgresql://x", "logging": "off", "originals_key": "k", "retention_days": "7",
         "journal_max_bytes": "1048576",
-        "max_sequences": "5", "kv_cache_gib": "1.5", "max_policies": "3", "max_model_len": "6", "log_level": "debug",
+        "max_sequences": "5", "kv_cache_gib": "1.5", "max_policies": "3",
+        "canary_shares": "5,20", "canary_step_s": "60", "canary_min_answers": "7",
+        "max_model_len": "6", "log_level": "debug",
     }  # fmt: skip
     assert set(values) == set(Settings.model_fields)
     for name, value in values.items():
@@ -40,6 +42,13 @@ def test_the_environment_sets_every_field(monkeypatch: pytest.MonkeyPatch) -> No
     assert all(getattr(settings, name) != defaults[name] for name in values)
     assert [key.get_secret_value() for key in settings.api_keys] == ["a", "b"]
     assert settings.home == Path("/tmp/x")
+    assert settings.canary_shares == (5, 20)
+
+
+@pytest.mark.parametrize("shares", ["", "0,10", "10,10", "10,5", "10,100", "ten"])
+def test_shares_of_a_canary_ascend(shares: str) -> None:
+    with pytest.raises(ValidationError):
+        Settings(canary_shares=shares)  # type: ignore[arg-type]  # as from the environment
 
 
 def test_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

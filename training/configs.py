@@ -28,7 +28,13 @@ class DataConfig(BaseModel):
     validation: float = Field(
         0.1, ge=0, description="Prompts held out to measure on: a share below 1, or a number of them from 1 on."
     )
-    test: float = Field(0.0, ge=0, description="Prompts that no training run ever reads, counted as `validation` is.")
+    validation_data: str | None = Field(
+        None,
+        description="With a file as `data`: the file to measure on, in the place of prompts that are held out.",
+    )
+    test: float = Field(
+        0.0, ge=0, description="Prompts that no run reads but that of a `judge`, counted as `validation` is."
+    )
     disjoint: bool = Field(
         False,
         description="Give each prompt to one of SFT, reward model and PPO alone, by `stage_shares`, as InstructGPT.",
@@ -38,11 +44,25 @@ class DataConfig(BaseModel):
     )
     max_per_user: Count = Field(200, description="Most prompts of one user.")
     split_seed: int = Field(0, description="Draws the held-out prompts; change it only with all data anew.")
+    judge: bool = Field(
+        False,
+        description="Learn from the test prompts, and hold out some of those: for a reward model that judges what was "
+        "trained on the others.",
+    )
 
     @model_validator(mode="after")
     def _check_shares(self) -> DataConfig:
         if min(self.stage_shares) < 0 or abs(sum(self.stage_shares) - 1) > 1e-6:
             raise ValueError("stage_shares: three shares that add up to 1")
+        return self
+
+    @model_validator(mode="after")
+    def _check_validation_data(self) -> DataConfig:
+        """A default was asked for by nobody."""
+        defaults = DataConfig.model_fields
+        names = ("validation", "test", "judge") if self.validation_data is not None else ()
+        if others := [name for name in names if getattr(self, name) != defaults[name].default]:
+            raise ValueError(f"validation_data: with a file to measure on nothing is held out: leave out {others[0]}")
         return self
 
 
@@ -112,7 +132,7 @@ class PPOConfig(RunConfig):
     final_learning_rate: float = Field(0.3, ge=0, le=1, description="Share of the peaks that the cosine ends at.")
     validate_every: Count = Field(5, description="Iterations between two measurements on held-out prompts.")
     save_every: Count = Field(2, description="Iterations between two states that a cut-off run can go on from.")
-    iterations: Count = Field(8, description="Rounds of rollouts and updates.")
+    iterations: Count = Field(12, description="Rounds of rollouts and updates.")
     batch_size: Count = Field(128, description="Episodes a round, over all ranks; InstructGPT took 512.")
     minibatches: Count = Field(4, description="Optimizer steps that a round's episodes are shared out to.")
     inner_epochs: Count = Field(1, description="How often a round's episodes are used.")
@@ -129,7 +149,7 @@ class PPOConfig(RunConfig):
     clip: Positive = Field(0.2, description="Range of the probability ratio.")
     value_clip: Positive = Field(0.2, description="Range of a value's change, in units of reward.")
     whiten_rewards: bool = Field(False, description="Scale the rewards of a round to a standard deviation of 1.")
-    missing_eos_penalty: float = Field(0.5, ge=0, description="Taken from the reward of an answer that did not end.")
+    missing_eos_penalty: float = Field(1.0, ge=0, description="Taken from the reward of an answer that did not end.")
     pretraining: str | None = Field(None, description="File of texts to keep the language from (PPO-ptx); unset, none.")
     ptx_coefficient: float = Field(27.8, ge=0, description="Weight of the pretraining texts' gradient.")
     ptx_examples: Count = Field(8, description="Pretraining texts an episode.")

@@ -1,8 +1,9 @@
 """The process that one training job runs in: `python -m honed.training.job`, an order in JSON on its standard input.
 
-Owns nothing but its run. It ends when its standard input does: a worker that is killed takes it along, and whoever
-takes the job over finds nobody at work on it. Invariant: OUTCOME_FILE is there when, and only when, the run has ended,
-with what came of it or with what is wrong.
+Owns its run and the copy of what the run reads. It ends when its standard input does: a worker that is killed takes it
+along, and one that has lost its job ends it at its next beat. Invariants: one process at a time works on a job, since
+each holds the job's folder, and whoever takes a job over waits for it; OUTCOME_FILE is there when, and only when, the
+run has ended, with what came of it or with what is wrong.
 """
 
 from __future__ import annotations
@@ -10,27 +11,40 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from filelock import FileLock, Timeout
 from sqlalchemy import Engine
 
 from honed.models.engine.runner import UnsupportedArchitectureError
 from honed.models.policy import PolicyError
 from honed.models.sources import SourceError, honed_home
-from honed.server.store.database import StoreError, database_url, open_database, reading
+from honed.server.store import jobs
+from honed.server.store.database import StoreError, database_url, open_database, reading, writing
 from honed.server.store.exchange.files import FileError
 from honed.server.store.files import read_content
+from honed.training.configs import RunConfig
 from honed.training.ending import is_finished
 from honed.training.failures import TrainingError
-from honed.training.orders import STORE, model_name, result, run_config
+from honed.training.orders import EVALUATION, STORE, evaluation_config, model_name, result, run_config
+from honed.training.planning.prepare import read_started
+from honed.training.planning.resumption import can_go_on, kind_of, with_passes_of
 from honed.training.reports.findings import RUN_FILE
 
+logger = logging.getLogger(__name__)
+
 OUTCOME_FILE: Final = "outcome.json"
-DATA_FILE: Final = "training.jsonl"
+TRAINING: Final = "training_file"  # what an order names, and what its copies are called
+VALIDATION: Final = "validation_file"
+COPIES: Final = {TRAINING: "training.jsonl", VALIDATION: "validation.jsonl"}
+LOCK_FILE: Final = ".lock"
+PATIENCE_S: Final = 600.0  # for the process before: a worker may learn late that it has lost its job
 LOST: Final = 3  # the exit status of a job whose worker is gone
 
 
@@ -41,11 +55,12 @@ def main() -> int:
     folder = Path(asked["folder"])
     outcome: dict[str, Any]
     try:
-        outcome = {"result": carry_out(asked, folder)}
+        with _held(folder):
+            outcome = {"result": (judge if asked["kind"] == EVALUATION else carry_out)(asked, folder)}
     except (TrainingError, SourceError, StoreError, FileError, PolicyError, UnsupportedArchitectureError) as error:
         outcome = {"error": str(error)}
     except Exception as error:  # the edge of the worker: what nobody foresaw fails this job and nothing else
-        logging.exception("the job failed")
+        logger.exception("the job failed")
         outcome = {"error": f"{type(error).__name__}: {error}"}
     partial = folder / f".{OUTCOME_FILE}.partial"
     partial.write_text(json.dumps(outcome), encoding="utf-8")
@@ -60,28 +75,106 @@ def carry_out(asked: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     home, order = honed_home(), asked["order"]
     name = model_name(asked["id"], order)
     run_folder = home / "runs" / name
-    has_begun = (run_folder / RUN_FILE).is_file()
-    if not (has_begun and (home / "models" / name).is_dir() and is_finished(run_folder)):
+    has_begun, has_weights = (run_folder / RUN_FILE).is_file(), (home / "models" / name).is_dir()
+    if not (has_begun and has_weights and is_finished(run_folder)):
         engine = open_database(database_url(asked["database_url"], home))
         try:
-            data = _data(engine, str(order["training_file"]), folder)
-            config = run_config(asked["id"], order, data=data, device=asked["device"], resume=has_begun)
+            config = run_config(
+                asked["id"],
+                order,
+                data=_data(engine, order, folder),
+                validation_data=_copied(engine, order, VALIDATION, folder) if order.get(VALIDATION) else None,
+                device=asked["device"],
+                resume=has_begun,
+            )
+            if has_begun and not has_weights:
+                config = _taken_over(config, run_folder, engine, asked["id"])
             run(config, home=home, engine=engine, show=False)
         finally:
             engine.dispose()
     return result(run_folder, name)
 
 
-def _data(engine: Engine, training_file: str, folder: Path) -> str:
-    """What the run reads: `store`, a snapshot's id, or the uploaded file, copied into the job's folder."""
-    if training_file.startswith(STORE):
-        return training_file.removeprefix(STORE) or "store"
-    path, partial = folder / DATA_FILE, folder / f".{DATA_FILE}.partial"
+def judge(asked: Mapping[str, Any], _: Path) -> dict[str, Any]:
+    """The gate's report. One that was cut off is made anew, and is the same. Raises what `evaluate` raises."""
+    from honed.training.evaluate import evaluate
+
+    home = honed_home()
+    config = evaluation_config(asked["id"], asked["order"], os.environ, device=asked["device"])
+    engine = open_database(database_url(asked["database_url"], home))
+    try:
+        return evaluate(config, home=home, engine=engine, show=False)
+    finally:
+        engine.dispose()
+
+
+def _taken_over(config: RunConfig, run_folder: Path, engine: Engine, job_id: str) -> RunConfig:
+    """What the run goes on with on this device, which need not be what it began on. Where it cannot go on, what it
+    learned is dropped, and the job's events say so."""
+    started = read_started(run_folder)["settings"]
+    if can_go_on(started, config):
+        return with_passes_of(started, config)
+    before, now = kind_of(started["device"]), kind_of(config.device)
+    with writing(engine) as connection:
+        message = f"The run began on {before}, which draws another dropout than {now}: it begins anew."
+        jobs.add_event(connection, job_id, message, level="warn")
+    shutil.rmtree(run_folder)
+    return config.model_copy(update={"resume": False})
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """The job's folder, for this process alone. Raises TrainingError where another keeps it for too long."""
+    lock = FileLock(folder / LOCK_FILE)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.info("another process is at work on the job: waiting for its end")
+        try:
+            lock.acquire(timeout=PATIENCE_S, poll_interval=0.2)
+        except Timeout:
+            raise TrainingError(f"Another process is at work on the job, {PATIENCE_S:.0f} s later still.") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def holds_data(folder: Path) -> bool:
+    """Whether a job's folder has a copy of an upload, or a part of one."""
+    return any(path.exists() for path in _copies(folder))
+
+
+def drop_data(folder: Path) -> None:
+    """The copies of uploaded files, which their owners may want gone."""
+    for path in _copies(folder):
+        path.unlink(missing_ok=True)
+
+
+def _copies(folder: Path) -> list[Path]:
+    """Where they are, whole or in part."""
+    return [path for name in COPIES.values() for path in (folder / name, _partial(folder / name))]
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
+
+
+def _data(engine: Engine, order: Mapping[str, Any], folder: Path) -> str:
+    """What the run reads: `store`, a snapshot's id, or the uploaded file."""
+    name = str(order[TRAINING])
+    return (name.removeprefix(STORE) or "store") if name.startswith(STORE) else _copied(engine, order, TRAINING, folder)
+
+
+def _copied(engine: Engine, order: Mapping[str, Any], which: str, folder: Path) -> str:
+    """An uploaded file, in the job's folder. Raises TrainingError where it is not there any more."""
+    path, file_id = folder / COPIES[which], str(order[which])
     if not path.is_file():
+        partial = _partial(path)
         with reading(engine) as connection, partial.open("wb") as out:
-            parts = read_content(connection, training_file)
+            parts = read_content(connection, file_id)
             if parts is None:
-                raise TrainingError(f"training_file: {training_file} was deleted: upload it again, in a new job.")
+                raise TrainingError(f"{which}: {file_id} was deleted: upload it again, in a new job.")
             out.writelines(parts)
         partial.replace(path)
     return str(path)

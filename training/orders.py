@@ -9,15 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from honed.training.configs import CONFIGS, RunConfig, Stage
+from honed.training.evaluation.config import EvaluationConfig
 from honed.training.failures import TrainingError
 from honed.training.reports.tracking import read_metrics
 
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
 KIND: Final = "fine_tuning"
+EVALUATION: Final = "evaluation"  # the kind of the jobs that are the gate's
+KINDS: Final = (KIND, EVALUATION)  # what workers take
 STORE: Final = "store:"  # a training file that is none: the store's rows, or a snapshot's id behind it
 _STAGES: Final[Mapping[str, Stage]] = {
     "supervised": "sft",
@@ -26,8 +31,20 @@ _STAGES: Final[Mapping[str, Stage]] = {
     "reward": "reward",
     "ppo": "ppo",
 }
+# Where the operator of a worker names a second judge: whoever asks for a cycle names no hosts and no keys.
+JUDGE_URL, JUDGE_NAME, JUDGE_KEY = "HONED_JUDGE_URL", "HONED_JUDGE_NAME", "HONED_JUDGE_KEY"
 # Not for `settings` to say: what the job has of its own, and what names files of the machine that trains.
-_OF_THE_JOB: Final = ("model", "output", "data", "resume", "device", "reward_model", "pretraining", "seed")
+_OF_THE_JOB: Final = ("model", "output", "data", "validation_data", "resume", "device", "reward_model",
+              "pretraining", "seed")  # fmt: skip
+_OF_THE_GATE: Final = (
+    *("candidate", "incumbent", "judge_model", "data", "output", "device", "seed", "text"),
+    *("validation_data", "judge_url", "judge_name", "judge_key_env"),
+)
+
+
+def run_name(job_id: str, kind: str, order: Mapping[str, Any]) -> str:
+    """The folder under `runs` that a job writes to."""
+    return f"{EVALUATION}-{job_id[-8:]}" if kind == EVALUATION else model_name(job_id, order)
 
 
 def model_name(job_id: str, order: Mapping[str, Any]) -> str:
@@ -37,8 +54,11 @@ def model_name(job_id: str, order: Mapping[str, Any]) -> str:
     return f"ft:{base}:{order.get('suffix') or ''}:{job_id[-8:]}"
 
 
-def run_config(job_id: str, order: Mapping[str, Any], *, data: str, device: str, resume: bool) -> RunConfig:
-    """`data`: what the order's training file is to a run. Raises TrainingError, naming what is wrong in the order."""
+def run_config(
+    job_id: str, order: Mapping[str, Any], *, data: str, validation_data: str | None = None, device: str, resume: bool
+) -> RunConfig:
+    """`data` and `validation_data`: what the order's files are to a run. Raises TrainingError, naming what is wrong in
+    the order."""
     stage = _STAGES[order["method"]]
     model = CONFIGS[stage]
     values = dict(order.get("settings") or {})
@@ -49,16 +69,27 @@ def run_config(job_id: str, order: Mapping[str, Any], *, data: str, device: str,
         raise TrainingError(f"settings: {', '.join(twice)} is in the hyperparameters too: say it once.")
     values |= translated
     values |= {"model": order["model"], "output": model_name(job_id, order), "data": data}
-    values |= {"device": device, "resume": resume}
+    values |= {"validation_data": validation_data, "device": device, "resume": resume}
     if order.get("seed") is not None:
         values["seed"] = order["seed"]
     if order.get("reward_model") is not None:
         values["reward_model"] = order["reward_model"]
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
-        raise TrainingError(f"settings: {faults}") from None
+    return _validated(model, values)
+
+
+def evaluation_config(
+    job_id: str, order: Mapping[str, Any], environment: Mapping[str, str], *, device: str
+) -> EvaluationConfig:
+    """Of an order of the gate. Raises TrainingError, naming what is wrong in the order."""
+    values = dict(order.get("settings") or {})
+    if taken := [name for name in _OF_THE_GATE if name in values]:
+        raise TrainingError(f"settings: {', '.join(taken)} is the job's own to set.")
+    values |= {name: order[name] for name in ("candidate", "incumbent", "judge_model", "seed")}
+    values |= {"output": run_name(job_id, EVALUATION, order), "device": device}
+    if environment.get(JUDGE_URL):
+        values |= {"judge_url": environment[JUDGE_URL], "judge_name": environment.get(JUDGE_NAME)}
+        values["judge_key_env"] = JUDGE_KEY if environment.get(JUDGE_KEY) else None
+    return _validated(EvaluationConfig, values)
 
 
 def result(run_folder: Path, name: str) -> dict[str, Any]:
@@ -69,6 +100,21 @@ def result(run_folder: Path, name: str) -> dict[str, Any]:
     measured = {key: value for line in lines if line["step"] == step for key, value in line.items() if "/" in key}
     checkpoint = {"step": step, "metrics": measured}
     return {"fine_tuned_model": name, "trained_tokens": int(last["tokens"]), "checkpoints": [checkpoint]}
+
+
+def said_of(kind: str, made: Mapping[str, Any]) -> str:
+    """The last event of a job that succeeded."""
+    if kind == EVALUATION:
+        return f"The gate {'lets through' if made['promote'] else 'refuses'} {made['candidate']['name']}."
+    return f"The job made {made['fine_tuned_model']}."
+
+
+def _validated(model: type[ModelT], values: Mapping[str, Any]) -> ModelT:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        raise TrainingError(f"settings: {faults}") from None
 
 
 def _of_hyperparameters(model: type[RunConfig], given: Mapping[str, Any]) -> dict[str, Any]:

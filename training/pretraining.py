@@ -38,12 +38,12 @@ class Pretraining:
 
     def measured(self, length: int) -> list[Tree]:
         """The beginnings of held-out texts."""
-        return [_tree(text[:length]) for text in self.held_out[:MEASURED]]
+        return [text_tree(text[:length]) for text in self.held_out[:MEASURED]]
 
 
 def load_pretraining(path: Path, tokenizer: PreTrainedTokenizerBase) -> Pretraining:
     """Raises TrainingError for a file that cannot be read or has a row without a text."""
-    texts = [tuple(tokenizer.encode(text)) for text in _texts(path)]
+    texts = [tuple(tokenizer.encode(text)) for text in read_texts(path)]
     texts = [text for text in texts if len(text) > 1]
     held_out = tuple(texts[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY])
     rest = tuple(text for number, text in enumerate(texts, start=1) if number % HELD_OUT_EVERY)
@@ -52,13 +52,14 @@ def load_pretraining(path: Path, tokenizer: PreTrainedTokenizerBase) -> Pretrain
     return Pretraining(rest, held_out)
 
 
-def _texts(path: Path) -> Sequence[str]:
+def read_texts(path: Path) -> Sequence[str]:
+    """The texts of a file's rows. Raises TrainingError for one that cannot be read or has a row without a text."""
     found = []
     try:
         for line, row in read_rows(path):
             text = row if isinstance(row, str) else row.get("text")
             if isinstance(row, str) or not isinstance(text, str):
-                raise TrainingError(f"{path}:{line}: a row of the pretraining mix needs a string `text`.")
+                raise TrainingError(f"{path}:{line}: a row of texts needs a string `text`.")
             found.append(text)
     except FileError as error:
         raise TrainingError(str(error)) from error
@@ -67,9 +68,9 @@ def _texts(path: Path) -> Sequence[str]:
 
 def _piece(text: tuple[int, ...], length: int, draw: random.Random) -> Tree:
     start = draw.randrange(max(len(text) - length, 0) + 1)
-    return _tree(text[start : start + length])
+    return text_tree(text[start : start + length])
 
 
-def _tree(text: tuple[int, ...]) -> Tree:
+def text_tree(text: tuple[int, ...]) -> Tree:
     """All but the first token are predicted."""
     return Tree(text[:1], (text[1:],))

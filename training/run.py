@@ -15,6 +15,7 @@ from honed.models.policy import choose_dtype
 from honed.training.configs import RunConfig
 from honed.training.data.datasets import Dataset
 from honed.training.distributed import Ranks
+from honed.training.evaluation.config import EvaluationConfig
 from honed.training.reports.tracking import Tracker
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -22,7 +23,7 @@ Config = TypeVar("Config", bound=RunConfig)
 TOKENS_PER_PASS = {"cpu": 512, "cuda": 4096}
 
 
-def compute_dtype(config: RunConfig, device: torch.device) -> torch.dtype:
+def compute_dtype(config: RunConfig | EvaluationConfig, device: torch.device) -> torch.dtype:
     """bfloat16 or float32: float16, which serves on older GPUs, loses small gradients. Raises PolicyError."""
     dtype = choose_dtype(config.dtype, device)
     return torch.float32 if dtype == torch.float16 else dtype

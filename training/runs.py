@@ -123,7 +123,7 @@ def _made_already(config: RunConfig, home: Path) -> Lineage | None:
         return None
     if is_finished(run_folder):
         return None
-    return _made_by_these(as_started(name, config, read_started(run_folder)), home)
+    return _made_by_these(as_started(name, config, read_started(run_folder), is_learned=True), home)
 
 
 def _made_by_these(config: RunConfig, home: Path) -> Lineage:

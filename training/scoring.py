@@ -67,7 +67,7 @@ def score_file(
     a row that is no ranking or whose prompt leaves no room for an answer.
     """
     found = list(_rankings(data))
-    encoder = _encoder(folder)
+    encoder = judge_encoder(folder)
     rows = [(ranking, _tree(ranking, encoder, place)) for place, ranking in found]
     where = choose_device(device)
     model = load_scalar(folder, choose_dtype(dtype, where), where)
@@ -78,7 +78,7 @@ def score_file(
             yield _row(ranking, numbers)
 
 
-def _encoder(folder: Path) -> Encoder:
+def judge_encoder(folder: Path) -> Encoder:
     """With the lengths that the reward model was trained on."""
     lineage = read_lineage(folder)
     used = RewardConfig.model_validate(lineage.settings if lineage is not None and lineage.stage == "reward" else {})

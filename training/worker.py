@@ -3,17 +3,20 @@
 Owns the life of that process and what the queue is told of it: that its worker lives, the steps as events, the end.
 Trains nothing itself (`job.py`), so that whatever kills a training process, memory included, fails one job and no
 worker. Invariants: a job that is claimed is finished, put down or lost to another worker, whatever ends the process;
-two processes never work on one job, since each ends with its worker's pipe.
+two processes never work on one job, since each ends with its worker's pipe, and waits for the one before it; no copy
+of an upload outlives its job for long.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,17 +25,21 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from honed.server.store import jobs
-from honed.server.store.database import StoreUnavailableError, writing
+from honed.server.store.database import StoreUnavailableError, reading, writing
 from honed.server.store.jobs import ClaimedJob, JobLostError
-from honed.training.job import DATA_FILE, OUTCOME_FILE
-from honed.training.orders import KIND, model_name
+from honed.training.cycle import Schedule, advance
+from honed.training.job import OUTCOME_FILE, drop_data, holds_data
+from honed.training.orders import KINDS, run_name, said_of
 from honed.training.reports.tracking import METRICS_FILE, read_metrics
 
 logger = logging.getLogger(__name__)
 
 POLL_S: Final = 1.0
+REFUSED_S: Final = 10.0  # between two looks at a queue that cannot be read
+SWEEP_S: Final = 60.0  # between two looks for copies of uploads that nobody needs any more
 STALE: Final = timedelta(seconds=120)  # silent for so long, a worker is dead: longer than a store may keep it waiting
 MAX_DEATHS: Final = 5  # a job that takes its worker along again and again is not tried for ever
 GRACE_S: Final = 10.0  # for a process to end by itself
@@ -42,21 +49,31 @@ _LOG_END_CHARS: Final = 2000
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """`device`: what runs train on; with the machine's name it is what no second job may have."""
+    """`device`: what runs train on; with the machine's name it is what no second job may have. `schedule`: when cycles
+    start by themselves."""
 
     engine: Engine
     database_url: str | None
     home: Path
     device: str
+    schedule: Schedule | None = None
 
     def work(self, stop: threading.Event, *, once: bool = False) -> None:
-        """Takes jobs until `stop` is set, which puts the running one back into the queue; `once`: until none waits."""
+        """Takes jobs until `stop` is set, which puts the running one back into the queue; `once`: until none waits and
+        no cycle goes on."""
+        swept = -math.inf
         while not stop.is_set():
             try:
+                if time.monotonic() - swept >= SWEEP_S:
+                    self._sweep()
+                    swept = time.monotonic()
+                if self.schedule is not None:
+                    self.schedule.start_if_due(self.engine)
+                goes_on = advance(self.engine)
                 job = self._claim()
                 if job is not None:
                     self._guarded(job, stop)
-                elif once:
+                elif once and not goes_on:
                     return
                 else:
                     stop.wait(POLL_S)
@@ -65,10 +82,13 @@ class Worker:
             except StoreUnavailableError as error:
                 logger.warning("the store does not answer: %s", error)
                 stop.wait(POLL_S)
+            except SQLAlchemyError:  # such as a right that is missing or a table that is locked: it may be mended
+                logger.exception("the queue cannot be read")
+                stop.wait(REFUSED_S)
 
     def _claim(self) -> ClaimedJob | None:
         with writing(self.engine) as connection:
-            return jobs.claim(connection, KIND, device=f"{socket.gethostname()}/{self.device}", stale=STALE)
+            return jobs.claim(connection, *KINDS, device=f"{socket.gethostname()}/{self.device}", stale=STALE)
 
     def _guarded(self, job: ClaimedJob, stop: threading.Event) -> None:
         """What nobody foresaw fails the job and not the worker."""
@@ -81,14 +101,14 @@ class Worker:
             self._finish(job, {"error": f"The worker failed: {type(error).__name__}: {error}"})
 
     def _carry_out(self, job: ClaimedJob, stop: threading.Event) -> None:
-        folder = self.home / "jobs" / job.id
+        folder = self._folder(job)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it gets a copy of what was uploaded
         if job.deaths >= MAX_DEATHS:
             self._finish(job, {"error": f"{job.deaths} workers died while they worked on it: see {LOG_FILE}."})
             return
-        logger.info("%s: %s, attempt %d", job.id, job.payload.get("method"), job.attempt)
+        logger.info("%s: %s, attempt %d", job.id, job.payload.get("method", job.kind), job.attempt)
         self._say(job, "The job is running." if job.attempt == 1 else "The job goes on.")
-        metrics = _Metrics(self.home / "runs" / model_name(job.id, job.payload))
+        metrics = _Metrics(self.home / "runs" / run_name(job.id, job.kind, job.payload))
         with self._process(job, folder) as process:
             while (status := _status(process)) is None:
                 if self._is_to_stop(job, metrics) or stop.is_set():
@@ -120,6 +140,7 @@ class Worker:
         """The process at work, which is not outlived by this block."""
         asked = {
             "id": job.id,
+            "kind": job.kind,
             "order": job.payload,
             "folder": str(folder),
             "database_url": self.database_url,
@@ -145,7 +166,7 @@ class Worker:
             state = jobs.put_down(connection, job)
             jobs.add_event(connection, job.id, f"The job is {state}.")
         if state == "cancelled":
-            self._drop_data(job)
+            drop_data(self._folder(job))
         logger.info("%s: %s", job.id, state)
 
     def _finish(self, job: ClaimedJob, outcome: Mapping[str, Any]) -> None:
@@ -155,13 +176,20 @@ class Worker:
             if error is not None:
                 jobs.add_event(connection, job.id, f"The job failed: {error}", level="error")
             else:
-                jobs.add_event(connection, job.id, f"The job made {outcome['result']['fine_tuned_model']}.")
-        self._drop_data(job)
+                jobs.add_event(connection, job.id, said_of(job.kind, outcome["result"]))
+        drop_data(self._folder(job))
         logger.info("%s: %s", job.id, error or "succeeded")
 
-    def _drop_data(self, job: ClaimedJob) -> None:
-        """The copy of an uploaded file, which its owner may want gone."""
-        (self.home / "jobs" / job.id / DATA_FILE).unlink(missing_ok=True)
+    def _folder(self, job: ClaimedJob) -> Path:
+        return self.home / "jobs" / job.id
+
+    def _sweep(self) -> None:
+        """Drops the copies of jobs that have ended without their workers: cancelled while they were paused, say."""
+        copies = {folder.name: folder for folder in (self.home / "jobs").glob("*") if holds_data(folder)}
+        if copies:
+            with reading(self.engine) as connection:
+                for job_id in jobs.ended(connection, copies):
+                    drop_data(copies[job_id])
 
     def _say(self, job: ClaimedJob, message: str, *, data: Mapping[str, Any] | None = None) -> None:
         with writing(self.engine) as connection:

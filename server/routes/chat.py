@@ -51,7 +51,7 @@ async def create_chat_completion(http: Request) -> Response:
     note_end_user(http, request.end_user)
     consent = consent_of(http, caller, request.store)
     require_kept(request.metadata, consent)
-    async with http.app.state.service.leased(request.model) as served:
+    async with http.app.state.service.answering(request.model, request.end_user) as served:
         require_capacity(served, request.n, "n")
         prompt = await _prompt(request, served)
         created_s = time.time()

@@ -39,7 +39,7 @@ async def create_completion(http: Request) -> Response:
     request, unknown = await read_request(http, CompletionRequest)
     note_end_user(http, request.end_user)
     consent = consent_of(http, caller)
-    async with http.app.state.service.leased(request.model) as served:
+    async with http.app.state.service.answering(request.model, request.end_user) as served:
         require_capacity(served, len(request.prompts) * request.n, "n" if request.n > 1 else "prompt")
         prompts = await _prompts(request, served)
         created_s = time.time()

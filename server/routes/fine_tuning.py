@@ -66,7 +66,7 @@ async def create_fine_tuning_job(http: Request, response: Response) -> JobObject
     caller.require(Role.ADMIN)
     request, unknown = await read_request(http, CreateJobRequest)
     response.headers.update(warning_header(unknown))
-    order = _order(request) | {"model": await _base(http, request.model)}
+    order = _order(request) | {"model": await base_of(http, request.model)}
     storage: Storage = http.app.state.storage
     return _object(await storage.write(_enqueue, order, caller))
 
@@ -114,8 +114,7 @@ async def list_fine_tuning_events(
     """What happened, the newest first."""
     job = await _found(http, fine_tuning_job_id)
     storage: Storage = http.app.state.storage
-    found = await storage.read(jobs.events, job.id, after=after, limit=limit + 1)
-    return JobEventList(data=[_event(each) for each in found[:limit]], has_more=len(found) > limit)
+    return event_list(await storage.read(jobs.events, job.id, after=after, limit=limit + 1), limit)
 
 
 @router.get(f"{ONE}/checkpoints")
@@ -139,7 +138,7 @@ def _order(request: CreateJobRequest) -> dict[str, Any]:
     return {
         "method": "ppo" if method.type == "reinforcement" else method.type,
         "training_file": request.training_file,
-        "validation_file": None,
+        "validation_file": request.validation_file,
         "hyperparameters": {name: value for name, value in asked.items() if not isinstance(value, str)},
         "settings": details.settings,
         "suffix": request.suffix,
@@ -155,7 +154,7 @@ def _reward_model(details: Any) -> str | None:
     return details.reward_model if isinstance(details, PPOMethod) else None
 
 
-async def _base(http: Request, model: str) -> str:
+async def base_of(http: Request, model: str) -> str:
     """What a worker finds the model by: a checkpoint's name, or what the server itself was started with. Raises
     ModelNotFound, and what `Service.find` raises."""
     storage: Storage = http.app.state.storage
@@ -179,6 +178,7 @@ def _source(connection: Connection, name: str, started_with: str) -> str:
 def _enqueue(connection: Connection, order: dict[str, Any], caller: Caller) -> StoredJob:
     """Raises InvalidFile and InvalidValue for what is not there."""
     _require_data(connection, order["training_file"], caller)
+    _require_validation_file(connection, order, caller)
     _require_reward_model(connection, order["reward_model"])
     job_id = jobs.enqueue(connection, KIND, payload=order, prefix="ftjob", key_id=caller.key_id)
     jobs.add_event(connection, job_id, "The job is queued.")
@@ -193,8 +193,22 @@ def _require_data(connection: Connection, name: str, caller: Caller) -> None:
     if name.startswith(STORE):
         if snapshots.load_snapshot(connection, name.removeprefix(STORE)) is None:
             raise InvalidFile("Invalid 'training_file': there is no such snapshot.", param="training_file")
-    elif files.load(connection, name, scope=caller.scope) is None:
-        raise InvalidFile("Invalid 'training_file': there is no such file.", param="training_file")
+    else:
+        _require_file(connection, name, caller, param="training_file")
+
+
+def _require_validation_file(connection: Connection, order: dict[str, Any], caller: Caller) -> None:
+    if (name := order["validation_file"]) is None:
+        return
+    if order["training_file"].startswith(STORE):
+        message = "Invalid 'validation_file': of what the store holds a share is held out ('validation' in 'settings')."
+        raise InvalidValue(message, param="validation_file")
+    _require_file(connection, name, caller, param="validation_file")
+
+
+def _require_file(connection: Connection, name: str, caller: Caller, *, param: str) -> None:
+    if files.load(connection, name, scope=caller.scope) is None:
+        raise InvalidFile(f"Invalid '{param}': there is no such file.", param=param)
 
 
 def _require_reward_model(connection: Connection, name: str | None) -> None:
@@ -244,10 +258,11 @@ def _object(job: StoredJob) -> JobObject:
         finished_at=None if job.finished is None else int(job.finished.timestamp()),
         status=job.state,
         error=None if job.error is None else JobError(code="training_failed", message=job.error),
-        model=_shown_name(order["model"]),
+        model=shown_name(order["model"]),
         fine_tuned_model=result.get("fine_tuned_model"),
         trained_tokens=result.get("trained_tokens"),
         training_file=order["training_file"],
+        validation_file=order.get("validation_file"),
         hyperparameters=_hyperparameters(order, _HYPERPARAMETERS),
         method=_method(order),
         seed=order.get("seed") or 0,
@@ -255,7 +270,7 @@ def _object(job: StoredJob) -> JobObject:
     )
 
 
-def _shown_name(model: str) -> str:
+def shown_name(model: str) -> str:
     """Where a folder is on the server's disk is nobody's business."""
     return Path(model).name if Path(model).is_absolute() else model
 
@@ -275,6 +290,11 @@ def _method(order: dict[str, Any]) -> MethodObject:
 def _hyperparameters(order: dict[str, Any], names: tuple[str, ...]) -> ShownHyperparameters:
     given = order.get("hyperparameters") or {}
     return ShownHyperparameters(**{name: given.get(name, "auto") for name in names})
+
+
+def event_list(found: list[StoredEvent], limit: int) -> JobEventList:
+    """A page of events; `found`: one more, where there are more."""
+    return JobEventList(data=[_event(each) for each in found[:limit]], has_more=len(found) > limit)
 
 
 def _event(event: StoredEvent) -> JobEventObject:

@@ -15,7 +15,8 @@ router = APIRouter(responses={"default": {"model": ErrorBody}})
 
 @router.get("/v1/models")
 async def list_models(http: Request) -> ModelList:
-    """The policy in service, by its own name and as `honed`, and all others that can be loaded."""
+    """`honed`, whatever is in service, which comes first since clients take the first; then the policies by their own
+    names, that one before the others."""
     identify(http)
     return ModelList(data=await _models(http.app.state.service))
 
@@ -34,5 +35,5 @@ async def retrieve_model(http: Request, model: str) -> Model:
 async def _models(service: Service) -> list[Model]:
     current, *others = await service.policies()
     created = {known.name: known.created for known in reversed(others)}  # of two of a name, that of the first
-    named = {current.name: current.created, CURRENT: current.created} | dict(reversed(created.items()))
+    named = {CURRENT: current.created, current.name: current.created} | dict(reversed(created.items()))
     return [Model(id=name, created=int(at.timestamp()), owned_by="honed") for name, at in named.items()]

@@ -1,20 +1,38 @@
-"""`/v1/policies`: what can be put into service, what is, and changing that."""
+"""`/v1/policies`: what can be put into service, what is, what users think of it, and changing that."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request, Response
+from contextlib import suppress
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
 
 from honed.server.admission import identify, read_request
 from honed.server.auth import Role
-from honed.server.errors import InvalidRequest
+from honed.server.errors import InvalidRequest, StoreUnavailable
 from honed.server.policies import Service
 from honed.server.registry import KnownPolicy
-from honed.server.store.promotions import NothingBeforeError, PromotedMeanwhileError
+from honed.server.routes.document import body_of
+from honed.server.storage import Storage
+from honed.server.store import promotions
+from honed.server.store.promotions import Change, InServiceError, NothingBeforeError, PromotedMeanwhileError
+from honed.server.store.statistics import proportion
 from honed.server.validation import warning_header
 from honed.server.wire.errors import ErrorBody
-from honed.server.wire.policies import ChangeRequest, PolicyList, PolicyObject
+from honed.server.wire.policies import (
+    CanaryRequest,
+    ChangeRequest,
+    PolicyList,
+    PolicyObject,
+    PromotionList,
+    PromotionObject,
+    ThumbCounts,
+)
 
 router = APIRouter(responses={"default": {"model": ErrorBody}})
+
+MAX_LISTED = 1000
+MAX_NUMBER = 2**31 - 1
 
 
 @router.get("/v1/policies")
@@ -22,12 +40,29 @@ async def list_policies(http: Request) -> PolicyList:
     """All that can be asked for by name, the one in service first."""
     identify(http)
     service: Service = http.app.state.service
-    return PolicyList(data=[_object(service, known) for known in await service.policies()])
+    known = await service.policies()
+    await _count(service)
+    return PolicyList(data=[_object(service, each) for each in known])
+
+
+@router.get("/v1/policies/history")
+async def list_promotions(
+    http: Request,
+    after: Annotated[int | None, Query(ge=1, le=MAX_NUMBER)] = None,
+    limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = 20,
+) -> PromotionList:
+    """What was in service and tried out, the newest change first. `after`: the number that a page ended with."""
+    identify(http).require(Role.ADMIN)
+    storage: Storage = http.app.state.storage
+    page, has_more = await storage.read(promotions.history, below=after, limit=limit)
+    service: Service = http.app.state.service
+    return PromotionList(data=[_promotion(service, change) for change in page], has_more=has_more)
 
 
 @router.post("/v1/policies/rollback")
 async def roll_back(http: Request, response: Response) -> PolicyObject:
-    """Puts the policy back into service that was before. Again, and it is the one before that."""
+    """Takes the candidate out. Where there is none, puts the policy back into service that was before; again, and it is
+    the one before that."""
     caller = identify(http)
     caller.require(Role.ADMIN)
     await _no_parameters(http, response)
@@ -52,6 +87,23 @@ async def promote_policy(http: Request, response: Response, name: str) -> Policy
     return _object(service, await service.promote(name, key_id=caller.key_id))
 
 
+@router.post("/v1/policies/{name:path}/canary", openapi_extra=body_of(CanaryRequest))
+async def try_policy_out(http: Request, response: Response, name: str) -> PolicyObject:
+    """Loads the policy, then gives it a share of the users: their requests for `honed` get it. Where it turns out to be
+    worse, the server takes it out again."""
+    caller = identify(http)
+    caller.require(Role.ADMIN)
+    request, unknown = await read_request(http, CanaryRequest)
+    response.headers.update(warning_header(unknown))
+    service: Service = http.app.state.service
+    try:
+        known = await service.try_out(name, share=request.share, advances=request.advance, key_id=caller.key_id)
+    except InServiceError:
+        message = "The policy is in service: there is nothing to compare it with."
+        raise InvalidRequest(message, code="already_in_service") from None
+    return _object(service, known)
+
+
 async def _no_parameters(http: Request, response: Response) -> None:
     if await http.body():
         _, unknown = await read_request(http, ChangeRequest)
@@ -66,7 +118,33 @@ def _object(service: Service, known: KnownPolicy) -> PolicyObject:
             "name": known.name,
             "stage": known.stage,
             "state": state,
+            "share": service.share_of(known),
             "leases": leases,
             "created": int(known.created.timestamp()),
+            "feedback": _feedback(service, known),
         }
+    )
+
+
+async def _count(service: Service) -> None:
+    with suppress(StoreUnavailable):  # then what was counted last is shown
+        await service.opinions.refresh()
+
+
+def _feedback(service: Service, known: KnownPolicy) -> ThumbCounts:
+    thumbs = service.thumbs_of(known)
+    rate = proportion(thumbs.up, thumbs.total)
+    shown = (None, None, None) if rate is None else (rate.share, rate.low, rate.high)
+    return ThumbCounts(up=thumbs.up, down=thumbs.down, rate=shown[0], low=shown[1], high=shown[2])
+
+
+def _promotion(service: Service, change: Change) -> PromotionObject:
+    own = service.registry.own
+    return PromotionObject(
+        number=change.number,
+        created=int(change.created.timestamp()),
+        policy=change.policy or (own.name if own else service.settings.model),
+        candidate=change.candidate,
+        share=change.share,
+        reason=change.reason,
     )

@@ -3,12 +3,13 @@
 A job is a row. It is claimed by the database (`FOR UPDATE SKIP LOCKED` on PostgreSQL; on SQLite the transaction has the
 lock), so two workers never take the same. Who claimed it says again and again that it lives (`beat`), and learns then
 what is wanted of it; who falls silent loses it to the next. Invariants: a job with a `key` is there once, whoever asks
-for it and how often; only the last claim of a job can change it; a device has one running job.
+for it and how often; only the last claim of a job can change it; a device has one running job; times are of one clock,
+the database's, so that a machine whose clock is wrong takes no job away and loses none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
@@ -86,7 +87,7 @@ def enqueue(
         "payload": dict(payload),
         "result": {},
         "error": None,
-        "created": datetime.now(UTC),
+        "created": _now(connection),
         "started": None,
         "heartbeat": None,
         "finished": None,
@@ -102,16 +103,16 @@ def enqueue(
 
 
 def claim(
-    connection: Connection, kind: str, *, device: str | None = None, stale: timedelta = STALE
+    connection: Connection, *kinds: str, device: str | None = None, stale: timedelta = STALE
 ) -> ClaimedJob | None:
-    """The oldest job of that kind that waits, or whose worker was not heard of for `stale`, which comes first; it is
+    """The oldest job of these kinds that waits, or whose worker was not heard of for `stale`, which comes first; it is
     running from here on. None where there is none, or the device has one. In a transaction that writes."""
-    now = datetime.now(UTC)
+    now = _now(connection)
     is_stale = (Job.state == "running") & (Job.heartbeat < now - stale)
     columns = (Job.id, Job.kind, Job.payload, Job.state, Job.attempts, Job.deaths)
     waiting = select(*columns).where((Job.state == "queued") | is_stale)
     order = (case((Job.state == "running", 0), else_=1), Job.id)
-    query = waiting.where(Job.kind == kind).order_by(*order).limit(1).with_for_update(skip_locked=True)
+    query = waiting.where(Job.kind.in_(kinds)).order_by(*order).limit(1).with_for_update(skip_locked=True)
     row = connection.execute(query).first()
     if row is None:
         return None
@@ -128,7 +129,7 @@ def claim(
 
 def beat(connection: Connection, job: ClaimedJob) -> Wanted | None:
     """Says that the job's worker lives; what is wanted of it. Raises JobLostError."""
-    _change(connection, job, heartbeat=datetime.now(UTC))
+    _change(connection, job, heartbeat=_now(connection))
     row: Any = connection.execute(select(Job.wanted).where(Job.id == job.id)).one()
     wanted: Wanted | None = row.wanted
     return wanted
@@ -139,14 +140,14 @@ def finish(
 ) -> None:
     """Succeeded, with its result, or failed, with the reason. Raises JobLostError."""
     values = {"state": "failed" if error else "succeeded", "result": dict(result or {}), "error": error}
-    _change(connection, job, **values, finished=datetime.now(UTC), wanted=None)
+    _change(connection, job, **values, finished=_now(connection), wanted=None)
 
 
 def put_down(connection: Connection, job: ClaimedJob) -> str:
     """The job's state when its worker lets go of it: paused or cancelled, as is wanted by now, else queued again. In a
     transaction that writes. Raises JobLostError."""
     state = {"pause": "paused", "cancel": "cancelled", None: "queued"}[beat(connection, job)]
-    finished = datetime.now(UTC) if state == "cancelled" else None
+    finished = _now(connection) if state == "cancelled" else None
     _change(connection, job, state=state, finished=finished, wanted=None)
     return state
 
@@ -168,7 +169,7 @@ def ask(connection: Connection, job_id: str, wanted: Wanted | Literal["resume"])
     elif wanted == "pause":
         change, allowed = {"state": "paused"}, ("queued",)
     else:
-        change, allowed = {"state": "cancelled", "finished": datetime.now(UTC)}, ("queued", "paused")
+        change, allowed = {"state": "cancelled", "finished": _now(connection)}, ("queued", "paused")
     if row.state not in allowed:
         return False
     connection.execute(update(Job).where(Job.id == job_id).values(**change))
@@ -178,6 +179,12 @@ def ask(connection: Connection, job_id: str, wanted: Wanted | Literal["resume"])
 def load(connection: Connection, job_id: str) -> StoredJob | None:
     row = connection.execute(select(*_columns()).where(Job.id == job_id)).one_or_none()
     return None if row is None else StoredJob(**row._asdict())
+
+
+def ended(connection: Connection, ids: Iterable[str]) -> list[str]:
+    """Those of the jobs that succeeded, failed or were cancelled."""
+    query = select(Job.id).where(Job.id.in_(list(ids)), Job.state.in_(("succeeded", "failed", "cancelled")))
+    return list(connection.execute(query).scalars())
 
 
 def page(
@@ -211,7 +218,7 @@ def add_event(
     row = {
         "id": new_id("ftevent"),
         "job_id": job_id,
-        "created": datetime.now(UTC),
+        "created": _now(connection),
         "level": level,
         "kind": "message" if data is None else "metrics",
         "message": message,
@@ -237,6 +244,15 @@ def _has_metadata(connection: Connection, key: str, value: str) -> ColumnElement
         return cast(Job.payload["metadata"], JSONB).contains({key: value})
     pairs = func.json_each(Job.payload, "$.metadata").table_valued("key", "atom")
     return exists().where(pairs.c.key == key, pairs.c.atom == value)
+
+
+def _now(connection: Connection) -> datetime:
+    """By the database's clock: the machines of servers and workers have each its own. On SQLite there is one machine,
+    and its clock as Python reads it has microseconds, which SQLite's lacks."""
+    if is_sqlite(connection):
+        return datetime.now(UTC)
+    now: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+    return now
 
 
 def _columns() -> list[Any]:

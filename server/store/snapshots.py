@@ -10,14 +10,14 @@ would not find what was trained on a second time. A checkpoint is written once.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from sqlalchemy import Connection, func, select, update
 
 from honed.server.store.messages import batches
-from honed.server.store.tables import Checkpoint, Snapshot, SnapshotRow
+from honed.server.store.tables import Checkpoint, Completion, Feedback, Snapshot, SnapshotRow
 from honed.server.store.upserts import insert_missing
 
 AT_ONCE: Final = 2000  # rows of an INSERT
@@ -51,6 +51,30 @@ class StoredCheckpoint:
     created: datetime
     name: str
     stage: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointRecord(StoredCheckpoint):
+    """`parent_id`: of what it was trained from, which may not be in the store. `snapshot_id`: None where it was trained
+    on a file."""
+
+    parent_id: str | None
+    snapshot_id: str | None
+    settings: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """`rows`: how many a snapshot was made with. `erased`: how many of them left; the rest is counted in what follows,
+    `feedback` by its kind. `users`: those that are known."""
+
+    created: datetime
+    rows: int
+    erased: int
+    completions: int
+    feedback: Mapping[str, int]
+    users: int
 
 
 def write_snapshot(
@@ -141,9 +165,57 @@ def stage_of(connection: Connection, name: str) -> str | None:
     return connection.execute(query).scalar_one_or_none()
 
 
+def name_of(connection: Connection, checkpoint_id: str) -> str | None:
+    """The name of a checkpoint; None where there is none of that id."""
+    return connection.execute(select(Checkpoint.name).where(Checkpoint.id == checkpoint_id)).scalar_one_or_none()
+
+
 def list_checkpoints(connection: Connection, stages: Iterable[str]) -> list[StoredCheckpoint]:
     """Those that such a stage made, the newest first."""
     columns = (Checkpoint.id, Checkpoint.created, Checkpoint.name, Checkpoint.stage)
     query = select(*columns).where(Checkpoint.stage.in_(list(stages)))
     rows = connection.execute(query.order_by(Checkpoint.created.desc(), Checkpoint.id.desc()))
     return [StoredCheckpoint(**row._asdict()) for row in rows]
+
+
+def checkpoint_with_id(connection: Connection, checkpoint_id: str) -> CheckpointRecord | None:
+    row = connection.execute(select(*_record_columns()).where(Checkpoint.id == checkpoint_id)).one_or_none()
+    return None if row is None else CheckpointRecord(**row._asdict())
+
+
+def checkpoint_named(connection: Connection, name: str, *, before: datetime | None = None) -> CheckpointRecord | None:
+    """The newest of that name, made before `before` where that is given."""
+    query = select(*_record_columns()).where(Checkpoint.name == name)
+    if before is not None:
+        query = query.where(Checkpoint.created < before)
+    row = connection.execute(query.order_by(Checkpoint.created.desc(), Checkpoint.id.desc()).limit(1)).one_or_none()
+    return None if row is None else CheckpointRecord(**row._asdict())
+
+
+def checkpoint_names(connection: Connection) -> list[str]:
+    return list(connection.execute(select(Checkpoint.name).distinct().order_by(Checkpoint.name)).scalars())
+
+
+def load_contents(connection: Connection, snapshot_id: str) -> Contents | None:
+    """What is left of a snapshot, counted; None where there is none of that id."""
+    snapshot = load_snapshot(connection, snapshot_id)
+    if snapshot is None:
+        return None
+    rows = select(SnapshotRow.completion_id, SnapshotRow.feedback_id).where(SnapshotRow.snapshot_id == snapshot_id)
+    own = rows.subquery()
+    people = select(func.count(own.c.completion_id.distinct()), func.count(Completion.user_hash.distinct()))
+    completions, users = connection.execute(people.join(Completion, Completion.id == own.c.completion_id)).one()
+    kinds = select(Feedback.kind, func.count(own.c.feedback_id.distinct()).label("number"))
+    counted = connection.execute(kinds.join(Feedback, Feedback.id == own.c.feedback_id).group_by(Feedback.kind))
+    return Contents(
+        created=snapshot.created,
+        rows=snapshot.rows,
+        erased=snapshot.erased,
+        completions=completions,
+        feedback=dict(sorted((row.kind, row.number) for row in counted)),
+        users=users,
+    )
+
+
+def _record_columns() -> list[Any]:
+    return [getattr(Checkpoint, field.name) for field in fields(CheckpointRecord)]

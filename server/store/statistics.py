@@ -39,7 +39,7 @@ _Z: Final = 1.959964  # the normal distribution's 97.5 % quantile
 
 @dataclass(frozen=True, slots=True)
 class Proportion:
-    """`hits` of `total` are so; with 95 % confidence the share is from `low` to `high` (Wilson 1927)."""
+    """`hits` of `total` are so; the share is from `low` to `high`, by default with 95 % confidence (Wilson 1927)."""
 
     hits: int
     total: int
@@ -154,13 +154,13 @@ def statistics(connection: Connection, *, now: datetime, days: int = DAYS) -> St
     )
 
 
-def proportion(hits: int, total: int) -> Proportion | None:
-    """With Wilson's interval; None of nothing."""
+def proportion(hits: int, total: int, z: float = _Z) -> Proportion | None:
+    """With Wilson's interval, `z` standard errors wide on each side; None of nothing."""
     if not total:
         return None
     share = hits / total
-    center = (share + _Z**2 / (2 * total)) / (1 + _Z**2 / total)
-    reach = _Z * sqrt(share * (1 - share) / total + (_Z / (2 * total)) ** 2) / (1 + _Z**2 / total)
+    center = (share + z**2 / (2 * total)) / (1 + z**2 / total)
+    reach = z * sqrt(share * (1 - share) / total + (z / (2 * total)) ** 2) / (1 + z**2 / total)
     return Proportion(hits, total, share, max(0.0, center - reach), min(1.0, center + reach))
 
 

@@ -285,8 +285,9 @@ class Checkpoint(Base):
 
 
 class Promotion(Base):
-    """That a policy went into service. The newest says which one is, on all servers of the store; without any, it is
-    what each server's settings name. So it is too where `policy_id` is null. Numbered from 1 without a gap."""
+    """That a policy went into service, or that one is tried out beside it. The newest says which ones are, on all
+    servers of the store; without any, it is what each server's settings name. So it is too where `policy_id` is null.
+    Numbered from 1 without a gap."""
 
     __tablename__ = "promotions"
 
@@ -295,7 +296,11 @@ class Promotion(Base):
     policy_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id"), index=True)
     replaced_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id"), index=True)
     returns_to: Mapped[int | None]  # the promotion whose policy a rollback brings back; 0: as it was before the first
-    key_id: Mapped[str | None]  # of the API key that asked for it
+    candidate_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id"), index=True)
+    share: Mapped[int]  # per cent of the users who get the candidate
+    advances: Mapped[bool]  # whether the share grows by itself
+    key_id: Mapped[str | None]  # of the API key that asked for it; null where a server or a training did
+    reason: Mapped[str | None]  # why a server did it by itself
 
 
 class Job(Base):

@@ -151,7 +151,9 @@ class CreateJobRequest(RequestPart):
     training_file: Name = Field(
         description="A file's id; `store:` for a new snapshot of the store, `store:ID` for one that is there."
     )
-    validation_file: Annotated[Any, Unsupported()] = None
+    validation_file: Name | None = Field(
+        default=None, description="A file's id: what is measured on, in the place of a share that is held out."
+    )
     hyperparameters: Hyperparameters | None = Field(
         default=None, json_schema_extra=DEPRECATED, description="Of supervised training; `method` has them too."
     )
@@ -233,7 +235,7 @@ class JobObject(ResponsePart):
     fine_tuned_model: str | None
     trained_tokens: int | None
     training_file: str
-    validation_file: None = None
+    validation_file: str | None
     hyperparameters: ShownHyperparameters
     method: MethodObject
     seed: int

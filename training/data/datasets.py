@@ -29,7 +29,7 @@ from honed.training.configs import STAGES, DataConfig, Stage
 from honed.training.data.cards import Card, Source, describe
 from honed.training.data.file_data import offer_file, sha256_of
 from honed.training.data.offers import KIND_NAMES, READS, Candidate, DataError, Offer
-from honed.training.data.selection import Chosen, choose, said
+from honed.training.data.selection import Chosen, choose, choose_given, said
 from honed.training.data.splits import Split
 from honed.training.data.stored_data import offer_parts, offer_store
 
@@ -85,6 +85,8 @@ def load_dataset(config: DataConfig, stage: Stage, engine: Engine | None, *, kee
     there, are wrong or too few, and StoreError where the store fails.
     """
     _check_sizes(config)
+    _check_judge(config, stage)
+    _check_validation_data(config)
     if config.data == STORE:
         return _from_store(config, stage, _required(engine, "`data` is `store`"), keep=keep)
     if _SNAPSHOT_ID.fullmatch(config.data):
@@ -113,9 +115,27 @@ def _default(name: str) -> Any:
 def _from_file(config: DataConfig, stage: Stage, path: Path) -> Dataset:
     source = Source(kind="file", name=path.name, sha256=sha256_of(path))
     offer = offer_file(path, stage)
-    chosen = choose(offer, config, stage)
+    given = config.validation_data
+    chosen = choose(offer, config, stage) if given is None else _measured_on(Path(given), offer, config, stage)
     _check_splits(chosen, stage, _settings(config), offer.left_out, shown(str(path), 300))
     return _dataset(_id(stage, chosen), stage, chosen, offer, source=source, settings=_settings(config))
+
+
+def _measured_on(path: Path, offer: Offer, config: DataConfig, stage: Stage) -> Chosen:
+    """What `offer` has to be trained on, and that file to be measured on."""
+    named = shown(str(path), 300)
+    if not path.is_file():
+        raise DataError(f"{named} is no file that can be read: `validation_data` is a file.")
+    held_out = offer_file(path, stage)
+    chosen = choose_given(offer, held_out, config, stage)
+    offer.left_out.update(held_out.left_out)
+    offer.redactions.update(held_out.redactions)
+    if not any(split == "validation" for _, split in chosen):
+        raise DataError(
+            f"There is nothing to measure on: {named} has no {KIND_NAMES[READS[stage]]} of a prompt that is not "
+            "trained on: give others as `validation_data`, or none."
+        )
+    return chosen
 
 
 def _from_store(config: DataConfig, stage: Stage, engine: Engine, *, keep: bool) -> Dataset:
@@ -231,6 +251,22 @@ def _check_sizes(config: DataConfig) -> None:
             raise DataError(f"{name} is {size}: give a share below 1, or a whole number of prompts.")
 
 
+def _check_judge(config: DataConfig, stage: Stage) -> None:
+    """What a snapshot's rows are for was said when it was made."""
+    if config.judge and stage != "reward":
+        raise DataError(f"judge is for reward models: what {stage} makes is judged by one. Leave it out.")
+    if config.judge and not config.test and not _SNAPSHOT_ID.fullmatch(config.data):
+        raise DataError(
+            "judge: a judge learns from the test prompts, and test is 0: give the test of the runs that are judged."
+        )
+
+
+def _check_validation_data(config: DataConfig) -> None:
+    """A snapshot is all of what a run has read of a store."""
+    if config.validation_data is not None and (config.data == STORE or _SNAPSHOT_ID.fullmatch(config.data)):
+        raise DataError("validation_data goes with a file as `data`: of the store, a share is held out (`validation`).")
+
+
 def _check_stage(stored: StoredSnapshot, stage: Stage) -> None:
     if not any(stored.what == each and READS[each] == READS[stage] for each in STAGES):
         raise DataError(
@@ -256,7 +292,8 @@ def _check_splits(
         else:
             advice = f" Collect or import {kind}, or give another `data`."
         raise DataError(f"There is nothing to train on: {where} has no {kind} for {stage}.{why}{advice}")
-    for split in ("validation", "test"):
+    measured: tuple[Split, ...] = ("validation",) if settings.get("judge") else ("validation", "test")
+    for split in measured:
         if settings[split] and not counts[split]:
             prompts = len({candidate.prefix for candidate, _ in chosen})
             raise DataError(

@@ -51,6 +51,15 @@ def assign(units: Mapping[str, int], test: float, validation: float, seed: int) 
     return found
 
 
+def assign_judge(units: Mapping[str, int], test: float, validation: float, seed: int) -> dict[str, Split | None]:
+    """For a reward model that judges: the units that `assign` gives to test, shared out to training and validation by
+    hashes that have nothing to do with theirs. None for all others."""
+    splits = assign(units, test, validation, seed)
+    own = {f"judge {unit}": size for unit, size in units.items() if splits[unit] == "test"}
+    again = assign(own, 0, validation, seed)
+    return {unit: again.get(f"judge {unit}") for unit in units}
+
+
 def group_of(prefix: int, shares: tuple[float, float, float], seed: int) -> int:
     """Which of STAGE_GROUPS trains on a prompt, by a hash that has nothing to do with its split's."""
     where = place(f"stage {prefix}", seed)

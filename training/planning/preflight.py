@@ -12,10 +12,10 @@ import json
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from honed.models.checkpoint import LINEAGE_FILE
-from honed.training.configs import DPOConfig, KTOConfig, PPOConfig, RunConfig, SFTConfig, Stage
+from honed.training.configs import DPOConfig, KTOConfig, PPOConfig, RunConfig, Stage
 from honed.training.failures import TrainingError
 from honed.training.planning.estimates import Shape, disk, memory, read_shape
 from honed.training.planning.lengths import Fitted, Length, Limits, fit, limits
@@ -27,8 +27,6 @@ NOUNS: Final[Mapping[Stage, str]] = {
     "sft": "demonstrations", "reward": "rankings", "ppo": "prompts", "dpo": "pairs", "kto": "thumbs",
 }  # fmt: skip
 
-# What a run is resumed with may differ in these: they change no result but by rounding.
-_FREE_TO_CHANGE: Final = ("resume", "device", "tokens_per_pass", "save_every")
 _GIB: Final = 2**30
 
 
@@ -94,22 +92,6 @@ def require_output(name: str, *, has_checkpoint: bool, has_run: bool, resume: bo
     if has_run and not resume:
         raise TrainingError(
             f"There is a run {name} already: --resume goes on with it where it was cut off; --output begins another."
-        )
-
-
-def require_same_settings(name: str, started: Mapping[str, Any], config: RunConfig) -> None:
-    """Raises TrainingError where a run goes on with other settings than the `started` ones, as JSON has them."""
-    now = config.model_dump(mode="json")
-    # Dropout is drawn for a pass, and KTO estimates a divergence from the answers of one.
-    by_pass = isinstance(config, KTOConfig) or (isinstance(config, SFTConfig) and config.dropout > 0)
-    free = set(_FREE_TO_CHANGE) - ({"device", "tokens_per_pass"} if by_pass else set())
-    names = [each for each in now if each not in free and each in started and started[each] != now[each]]
-    if names:
-        changes = ", ".join(
-            f"--{each.replace('_', '-')} {_shown(started[each])}, not {_shown(now[each])}" for each in names
-        )
-        raise TrainingError(
-            f"The run {name} was started with {changes}: give what it was started with, or begin another."
         )
 
 
@@ -242,10 +224,3 @@ def check_room(config: RunConfig, policy: Shape, reward: Shape | None, machine: 
 
 def _said(parts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} ({size / _GIB:.1f} GiB)" for name, size in parts.items() if name != "passes")
-
-
-def _shown(value: Any) -> str:
-    """A setting as it is typed."""
-    if isinstance(value, list | tuple):
-        return ",".join(f"{each:g}" for each in value)
-    return "unset" if value is None else str(value)

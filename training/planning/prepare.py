@@ -25,8 +25,8 @@ from honed.training.planning.preflight import (
     output_name,
     require_output,
     require_reward_model,
-    require_same_settings,
 )
+from honed.training.planning.resumption import require_same_settings
 from honed.training.reports.findings import RUN_FILE
 
 
@@ -103,7 +103,7 @@ def require_made_by(folder: Path, stage: Stage, config: RunConfig, *, parent: st
         raise TrainingError(
             f"There is a checkpoint {folder.name} already, which another run made: name another with --output."
         )
-    require_same_settings(folder.name, lineage.settings, config)
+    require_same_settings(folder.name, lineage.settings, config, is_learned=True)
     return lineage
 
 
@@ -134,11 +134,11 @@ def erased_of(connection: Connection, snapshot_id: str | None) -> int:
     return snapshot.erased if snapshot else 0
 
 
-def as_started(name: str, config: RunConfig, started: dict[str, Any]) -> RunConfig:
+def as_started(name: str, config: RunConfig, started: dict[str, Any], *, is_learned: bool = False) -> RunConfig:
     """What is gone on with. Raises TrainingError for other settings than it was started with."""
     if started["dataset"]["source"]["kind"] == "snapshot" and config.data == started["settings"]["data"]:
         config = as_made(config, started["dataset"]["settings"])
-    require_same_settings(name, started["settings"], config)
+    require_same_settings(name, started["settings"], config, is_learned=is_learned)
     return config
 
 

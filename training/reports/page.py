@@ -29,7 +29,7 @@ p { margin: 0 0 .75rem; }
 .kicker { display: flex; flex-wrap: wrap; gap: .5rem; align-items: center; color: var(--muted); }
 .state { border-radius: 1rem; padding: .05rem .7rem; font-size: .85rem; font-weight: 600; color: var(--page);
   background: var(--good); }
-.state.stopped, .state.failed { background: var(--bad); }
+.state.stopped, .state.failed, .state.refused { background: var(--bad); }
 .muted, figcaption p, .note { color: var(--muted); font-size: .9rem; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .75rem; margin: 1.75rem 0; }
 .tile, figure, .sample, .card { background: var(--card); border: 1px solid var(--grid); border-radius: .6rem; }

@@ -171,6 +171,25 @@ def bars(name: str, title: str, rows: Sequence[Bar], *, counted: str) -> str:
         return _svg(figure, name, title).replace("<svg ", '<svg class="low" ', 1)
 
 
+def histogram(name: str, title: str, values: Sequence[float], *, x_label: str, unit: str) -> str:
+    """How many values are how large; those above 0 have the colour of what is better, and a line stands at 0."""
+    with rc_context(_STYLE):
+        figure, axes = _canvas(right=0.96, unit=unit, bottom=0.2)
+        numbers = np.asarray(values, dtype=float)
+        reach = float(np.abs(numbers).max()) or 1.0
+        edges = np.linspace(-reach, reach, 2 * min(12, max(3, round(math.sqrt(len(numbers))))) + 1)
+        counts, _ = np.histogram(numbers, edges)
+        middles = (edges[1:] + edges[:-1]) / 2
+        colors = [BLUE if middle > 0 else ORANGE for middle in middles]
+        axes.bar(middles, counts, width=0.92 * (edges[1] - edges[0]), color=colors, alpha=0.85)
+        axes.axvline(0, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
+        axes.set_xlabel(x_label, loc="right")
+        return _svg(figure, name, title)
+
+
 def wilson(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
     """Wilson's 95 % interval of a share counted over `count` (Wilson 1927)."""
     if count == 0:

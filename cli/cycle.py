@@ -1,0 +1,141 @@
+"""`honed cycle` and `honed approve`: a turn of the circle from the command line, and a person's word on its end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+import threading
+from typing import Annotated, Any, Final
+
+import typer
+
+from honed.cli.failure import fail
+from honed.cli.store import DatabaseUrl, opened
+
+_STAGES: Final = ("all", "sft", "reward", "ppo", "evaluation")
+_EXIT_OF: Final = {"succeeded": 0, "paused": 0}
+
+
+def cycle(
+    model: Annotated[
+        str, typer.Option(envvar="HONED_MODEL", help="What to begin with where no policy was promoted yet.")
+    ] = "smollm2-135m-instruct",
+    approve: Annotated[
+        bool, typer.Option("--approve", help="Wait for `honed approve` before it is in service.")
+    ] = False,
+    share: Annotated[int, typer.Option(min=1, max=100, help="Per cent of users that try it out; 100 promotes.")] = 10,
+    demonstrations: Annotated[int, typer.Option(min=1, help="New ones from which on SFT is a step.")] = 20,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="STAGE.NAME=VALUE", help=f"A setting of a stage: {', '.join(_STAGES)}."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of all that is drawn; unset, a new one.")] = None,
+    device: Annotated[str, typer.Option(help="What to train on: auto, cpu, cuda or cuda:N.")] = "auto",
+    queue: Annotated[bool, typer.Option("--queue", help="Leave the work to a `honed worker`.")] = False,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """From what users said to a better policy in service: train, measure, try out. The same command goes on."""
+    asked: dict[str, Any] = {"approve": approve, "share": share, "demonstrations": demonstrations}
+    asked["settings"] = _parsed(settings or [])
+    if seed is not None:
+        asked["seed"] = seed
+
+    from honed.server.store import cycles
+    from honed.server.store.cycles import CycleGoingOnError, PolicyTriedOutError
+    from honed.server.store.database import reading, writing
+    from honed.training.cycle import start
+
+    with opened(database_url) as engine:
+        try:
+            with writing(engine) as connection:
+                cycle_id = start(connection, model, asked).id
+        except PolicyTriedOutError as error:
+            raise fail(str(error)) from None
+        except CycleGoingOnError as error:
+            with reading(engine) as connection:
+                last = cycles.newest(connection)
+            assert last is not None, "it goes on"
+            if last.state == cycles.WAITING or queue:
+                raise fail(str(error)) from None
+            cycle_id = last.id
+            print(f"Going on with {cycle_id}.")
+        if queue:
+            print(cycle_id)
+            return
+        _work(engine, database_url, device)
+        with reading(engine) as connection:
+            lines, status = _end_of(connection, cycle_id)
+    print("\n".join(lines))
+    raise typer.Exit(status)
+
+
+def approve(
+    cycle_id: Annotated[str | None, typer.Argument(help="The cycle that proposes a policy; unset, the newest.")] = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Put what a cycle proposes into service: a worker does it within seconds, and servers follow."""
+    from honed.server.store import cycles
+    from honed.server.store.database import writing
+    from honed.training.cycle import advance
+
+    with opened(database_url) as engine:
+        with writing(engine) as connection:
+            last = cycles.newest(connection)
+            chosen = cycle_id or (last.id if last else None)
+            if chosen is None or not cycles.approve(connection, chosen):
+                raise fail(f"{chosen or 'The store'} proposes nothing: see /v1/cycles for what there is.")
+        advance(engine)
+    print(f"{chosen} is approved.")
+
+
+def _work(engine: Any, database_url: str | None, device: str) -> None:
+    """Trains here until no job waits and no cycle goes on."""
+    from honed.cli.jobs import device_name
+    from honed.models.sources import honed_home
+    from honed.training.worker import Worker
+
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    stop = threading.Event()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, lambda *_: stop.set())
+    Worker(engine, database_url, honed_home(), device_name(device)).work(stop, once=True)
+
+
+def _end_of(connection: Any, cycle_id: str) -> tuple[list[str], int]:
+    """What is said of a cycle when the work on it has ended, and the exit status."""
+    from honed.server.store import jobs
+
+    ended = jobs.load(connection, cycle_id)
+    assert ended is not None, "cycles stay"
+    if ended.error is not None:
+        return [f"{cycle_id} failed. {ended.error}"], 1
+    if ended.state not in _EXIT_OF:
+        return [f"{cycle_id} is {ended.state}: the same command goes on with it."], 1
+    result = ended.result
+    lines = [f"{result['candidate']}: {result['decision']}.", *result["reasons"]]
+    if result["decision"] == "proposed":
+        lines.append(f"honed approve {cycle_id} puts it into service.")
+    return lines, _EXIT_OF[ended.state]
+
+
+def _parsed(given: list[str]) -> dict[str, dict[str, Any]]:
+    """`ppo.iterations=4` and the like, by stage."""
+    found: dict[str, dict[str, Any]] = {stage: {} for stage in _STAGES}
+    for each in given:
+        name, equals, value = each.partition("=")
+        stage, dot, setting = name.partition(".")
+        if not equals or not dot or stage not in found or not setting:
+            raise fail(f"--set {each}: write STAGE.NAME=VALUE, where the stage is one of {', '.join(_STAGES)}.")
+        found[stage][setting.replace("-", "_")] = _value(value)
+    return found
+
+
+def _value(text: str) -> Any:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, str | int | float) else text

@@ -1,0 +1,126 @@
+"""Cycles of training: rows of the queue that no worker claims, since what they wait for are jobs of their own.
+
+A cycle's steps are jobs whose keys are made of its id and the step's name, so that a step is there once whoever asks
+for it and however often. Owns the queries; which step comes next and what it is made of is `training/cycle.py`'s.
+Invariants: one cycle goes on at a time; whoever looks after it holds its row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from sqlalchemy import Connection, func, select, update
+
+from honed.server.store import jobs, promotions
+from honed.server.store.feedback import Kind
+from honed.server.store.jobs import StoredJob
+from honed.server.store.tables import Feedback, Job
+
+KIND: Final = "cycle"
+GOING: Final = ("queued", "running")  # there is something to do for it
+WAITING: Final = "paused"  # for a person's word
+_OPEN: Final = (*GOING, WAITING)
+_HEX_ID: Final = "fb-{:012x}"  # ids sort by their time (`ids.py`)
+
+
+class CycleGoingOnError(Exception):
+    """Another cycle has not ended."""
+
+
+class PolicyTriedOutError(Exception):
+    """A policy is being tried out: which one the next is to be measured against is not decided."""
+
+
+def start(connection: Connection, asked: Mapping[str, Any], *, key_id: str | None) -> StoredJob:
+    """Asks for a cycle; what is in service then is what it may replace. Of two who ask at once, both get the same. In a
+    transaction that writes. Raises CycleGoingOnError and PolicyTriedOutError."""
+    last = newest(connection)
+    if last is not None and last.state in _OPEN:
+        raise CycleGoingOnError(f"The cycle {last.id} has not ended: wait for it, or cancel it.")
+    in_service = promotions.newest(connection)
+    if in_service.candidate_id is not None:
+        raise PolicyTriedOutError("A policy is being tried out: wait until that is decided, or promote or roll back.")
+    payload = {**asked, "promoted_id": in_service.policy_id}
+    key = f"{KIND} after {'none' if last is None else last.id}"
+    cycle_id = jobs.enqueue(connection, KIND, key=key, payload=payload, prefix=KIND, key_id=key_id)
+    jobs.add_event(connection, cycle_id, "The cycle is queued.")
+    cycle = jobs.load(connection, cycle_id)
+    assert cycle is not None, "it was just made"
+    return cycle
+
+
+def newest(connection: Connection) -> StoredJob | None:
+    found = jobs.page(connection, KIND, limit=1)
+    return found[0] if found else None
+
+
+def going(connection: Connection) -> list[str]:
+    """The ids of cycles for which there may be something to do."""
+    query = select(Job.id).where(Job.kind == KIND, Job.state.in_(GOING)).order_by(Job.id)
+    return list(connection.execute(query).scalars())
+
+
+def hold(connection: Connection, cycle_id: str) -> StoredJob | None:
+    """The cycle, which nobody else looks after until the transaction ends; None where somebody does, or there is
+    nothing to do. In a transaction that writes."""
+    query = select(Job.id).where(Job.id == cycle_id, Job.state.in_(GOING)).with_for_update(skip_locked=True)
+    is_held = connection.execute(query).first() is not None
+    return jobs.load(connection, cycle_id) if is_held else None
+
+
+def steps(connection: Connection, cycle_id: str, names: Iterable[str]) -> dict[str, StoredJob]:
+    """The jobs of the steps that were asked for, in the order of `names`."""
+    keys = {name: step_key(cycle_id, name) for name in names}
+    rows = connection.execute(select(Job.key, Job.id).where(Job.key.in_(keys.values())))
+    ids = {row.key: row.id for row in rows}
+    found = {name: jobs.load(connection, ids[key]) for name, key in keys.items() if key in ids}
+    return {name: job for name, job in found.items() if job is not None}
+
+
+def step_key(cycle_id: str, name: str) -> str:
+    return f"{cycle_id}/{name}"
+
+
+def go_on(connection: Connection, cycle_id: str, result: Mapping[str, Any]) -> None:
+    """Notes how far a held cycle has come."""
+    values = {"state": "running", "result": dict(result), "started": func.coalesce(Job.started, datetime.now(UTC))}
+    connection.execute(update(Job).where(Job.id == cycle_id).values(**values))
+
+
+def wait(connection: Connection, cycle_id: str, result: Mapping[str, Any]) -> None:
+    """A held cycle waits for a person's word (`approve`, or `jobs.ask` with a cancel)."""
+    connection.execute(update(Job).where(Job.id == cycle_id).values(state=WAITING, result=dict(result)))
+
+
+def end(
+    connection: Connection,
+    cycle_id: str,
+    state: jobs.State,
+    *,
+    result: Mapping[str, Any],
+    error: str | None = None,
+) -> None:
+    """A held cycle has come to its end."""
+    values = {"state": state, "result": dict(result), "error": error, "finished": datetime.now(UTC), "wanted": None}
+    connection.execute(update(Job).where(Job.id == cycle_id).values(**values))
+
+
+def approve(connection: Connection, cycle_id: str) -> bool:
+    """A person's word that what the cycle proposes shall go into service; False, and nothing happens, where it
+    proposes nothing. In a transaction that writes."""
+    query = select(Job.state, Job.result).where(Job.id == cycle_id, Job.kind == KIND).with_for_update()
+    row = connection.execute(query).one_or_none()
+    if row is None or row.state != WAITING:
+        return False
+    go_on(connection, cycle_id, {**row.result, "approved": True})
+    return True
+
+
+def count_since(connection: Connection, kinds: Iterable[Kind], since: datetime | None) -> int:
+    """Feedback of these kinds that came after `since`; None: ever."""
+    query = select(func.count()).select_from(Feedback).where(Feedback.kind.in_(list(kinds)))
+    if since is not None:
+        query = query.where(Feedback.id >= _HEX_ID.format(int(since.timestamp() * 1000)))
+    return int(connection.execute(query).scalar_one())

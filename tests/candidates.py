@@ -1,0 +1,46 @@
+"""Policies that are tried out: what is asked of servers that do it, and what they say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+from policies_server import Home, ask, states
+
+NEVER = 10.0**6  # seconds
+USERS = [f"user {number}" for number in range(40)]
+
+
+def filled(home: Home) -> Home:
+    home.add("base", stage="source", is_registered=False, max_position_embeddings=4096)
+    for name in ("one", "two"):
+        home.add(name, max_position_embeddings=4096)
+    return home
+
+
+def try_out(http: httpx.Client, name: str, share: int, **fields: Any) -> None:
+    response = http.post(f"/v1/policies/{name}/canary", json={"share": share} | fields)
+    assert response.status_code == 200, response.text
+    policy = response.json()
+    assert (policy["name"], policy["state"], policy["share"]) == (name, "candidate", share)
+
+
+def policy(http: httpx.Client, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(each for each in http.get("/v1/policies").json()["data"] if each["name"] == name)
+    return found
+
+
+def history(http: httpx.Client) -> list[dict[str, Any]]:
+    """The newest first."""
+    changes: list[dict[str, Any]] = http.get("/v1/policies/history").json()["data"]
+    return changes
+
+
+def is_out(http: httpx.Client) -> bool:
+    return "candidate" not in states(http).values()
+
+
+def answered_by(http: httpx.Client, **fields: Any) -> str:
+    response = ask(http, "honed", **fields)
+    assert response.status_code == 200, response.text
+    return str(response.json()["model"])

@@ -1,0 +1,1 @@
+"""What the gate measures, each kind of number in a file of its own; `training/evaluate.py` puts them together."""
