@@ -88,6 +88,27 @@ def test_each_step_starts_from_what_those_before_it_made(store: Engine) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("settings", "step", "named"),
+    [
+        ({"ppo": {"iteration": 4}}, "ppo", "iteration: Extra inputs are not permitted"),
+        ({"reward": {"model": "other"}}, "reward", "model is the job's own to set"),
+        ({"all": {"learning_rate": 1e-5}}, "evaluation", "learning_rate: Extra inputs are not permitted"),
+        ({"evaluation": {"judge_url": "http://127.0.0.1:1/v1"}}, "evaluation", "judge_url is the job's own to set"),
+    ],
+)
+def test_what_the_last_step_would_be_refused_for_ends_the_cycle_at_once(
+    store: Engine, settings: dict[str, Any], step: str, named: str
+) -> None:
+    cycle_id = begin(store, settings=settings)
+    advance(store)
+    cycle = stored(store, cycle_id)
+    assert (cycle.state, steps(store, cycle_id)) == ("failed", {})
+    assert cycle.error is not None
+    assert cycle.error.startswith(f"The step {step} cannot be asked for: ")
+    assert named in cycle.error
+
+
 def test_sft_is_a_step_where_enough_is_new(store: Engine) -> None:
     say(store, add(store, "One"), "correction", text="So.")
     first = begin(store, demonstrations=1)

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -24,7 +24,8 @@ from honed.server.store import cycles, jobs, promotions, snapshots
 from honed.server.store.cycles import CycleGoingOnError, PolicyTriedOutError
 from honed.server.store.database import reading, writing
 from honed.server.store.jobs import StoredJob
-from honed.training.orders import EVALUATION, KIND, STORE
+from honed.training.failures import TrainingError
+from honed.training.orders import EVALUATION, KIND, STORE, evaluation_config, run_config
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,8 @@ def advance(engine: Engine) -> bool:
                 cycle = cycles.hold(connection, cycle_id)
                 if cycle is not None:
                     _advance(connection, cycle)
+        except TrainingError as error:
+            _fail(engine, cycle_id, str(error))
         except (LookupError, TypeError, ValueError) as error:  # a row that is not as it should be stops no other
             logger.exception("%s failed", cycle_id)
             _fail(engine, cycle_id, f"{type(error).__name__}: {error}")
@@ -120,13 +123,27 @@ def _reason(job: StoredJob) -> str:
 
 
 def _plan(connection: Connection, cycle: StoredJob) -> list[str]:
-    """The cycle's steps: SFT is one where enough was demonstrated since it last was."""
+    """The cycle's steps: SFT is one where enough was demonstrated since it last was. Raises TrainingError for settings
+    that one of them would be refused for, hours later."""
     wanted = int(cycle.payload.get("demonstrations", 20))
     new = cycles.count_since(connection, ("correction",), _last_sft(connection, cycle))
     names = [name for name in STEPS if name != "sft" or new >= wanted]
+    _check(cycle, names)
     cycles.go_on(connection, cycle.id, {"steps": names})
     jobs.add_event(connection, cycle.id, f"New demonstrations: {new}. The steps are {', '.join(names)}.")
     return names
+
+
+def _check(cycle: StoredJob, names: Iterable[str]) -> None:
+    made = dict.fromkeys(names, replace(cycle, result={"fine_tuned_model": "made"}))
+    for name in made:
+        try:
+            if name == "evaluation":
+                evaluation_config(cycle.id, _evaluation(cycle, made), {}, device="cpu")
+            else:
+                run_config(cycle.id, _order(cycle, name, made), data="store", device="cpu", resume=False)
+        except TrainingError as error:
+            raise TrainingError(f"The step {name} cannot be asked for: {error}") from None
 
 
 def _last_sft(connection: Connection, cycle: StoredJob) -> datetime | None:

@@ -84,11 +84,14 @@ def _demonstrations(config: DataConfig, engine: Engine | None, known: set[int]) 
 
 
 def _require_apart(party: Party, learned: _Learned) -> None:
-    """A judge that knows the rankings that the candidate's reward model learned from likes what that one likes."""
+    """A judge that knows the rankings that the candidate's reward model learned from likes what that one likes. A
+    reward model that the incumbent comes from too favours neither."""
     judge = party.judge.made_of[:1]
     own = set().union(*(learned.from_(lineage, ("train", "validation")) for lineage in judge))
-    for lineage in party.candidate.made_of:
-        if lineage.stage == "reward" and (both := own & learned.from_(lineage, ("train",))):
+    in_both = {lineage.id for lineage in party.incumbent.made_of}
+    against = [each for each in party.candidate.made_of if each.stage == "reward" and each.id not in in_both]
+    for lineage in against:
+        if both := own & learned.from_(lineage, ("train",)):
             raise TrainingError(
                 f"{party.judge.name} learned from {len(both)} prompts that {lineage.name} was trained on, which "
                 f"{party.candidate.name} was trained against: train a judge on others, with `honed train reward "
