@@ -268,15 +268,19 @@ def test_a_store_is_asked_and_so_are_its_snapshots(home: Path, store: Engine) ->
     assert everybody["data"]["trained_on"] > 0
 
 
+def relabel(home: Path, name: str, to: str, **lineage: Any) -> None:
+    """A copy of a checkpoint under another name, with these fields of its lineage."""
+    folder = home / "models" / to
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(home / "models" / name, folder)
+    path = folder / "lineage.json"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"name": to} | lineage))
+
+
 def with_reward_model(home: Path, judge: str) -> None:
     """A policy `tuned` that says it was trained against `judge`."""
-    shutil.rmtree(home / "models" / "tuned", ignore_errors=True)
-    shutil.copytree(home / "models" / "good", home / "models" / "tuned")
-    path = home / "models" / "tuned" / "lineage.json"
-    lineage = json.loads(path.read_bytes())
-    lineage |= {"id": "ckpt-0123456789ab", "name": "tuned"}
-    lineage["settings"] |= {"reward_model": judge}
-    path.write_text(json.dumps(lineage))
+    settings = json.loads((home / "models" / "good" / "lineage.json").read_bytes())["settings"]
+    relabel(home, "good", "tuned", id="ckpt-0123456789ab", settings=settings | {"reward_model": judge})
 
 
 def test_a_judge_that_was_optimised_against_is_refused(home: Path) -> None:
@@ -288,11 +292,12 @@ def test_a_judge_that_was_optimised_against_is_refused(home: Path) -> None:
 def test_a_judge_that_learned_what_the_reward_model_did_is_refused(home: Path) -> None:
     with_reward_model(home, "optimised")
     assert decided(home, candidate="tuned")["candidate"]["name"] == "tuned"
-    shutil.copytree(home / "models" / "optimised", home / "models" / "twin", dirs_exist_ok=True)
-    path = home / "models" / "twin" / "lineage.json"
-    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"id": "ckpt-aaaaaaaaaaaa", "name": "twin"}))
+    relabel(home, "optimised", "twin", id="ckpt-aaaaaaaaaaaa")
     with pytest.raises(TrainingError, match=r"twin learned from \d+ prompts that optimised was trained on.*--judge"):
         decided(home, candidate="tuned", judge_model="twin")
+    relabel(home, "good", "child", id="ckpt-bbbbbbbbbbbb", parent=checkpoint_id(home / "models" / "tuned"))
+    both = {"candidate": "child", "incumbent": "tuned", "judge_model": "twin"}
+    assert decided(home, **both)["judge"]["name"] == "twin", "both come from what was trained against it"
 
 
 @pytest.mark.parametrize(
