@@ -7,15 +7,18 @@ import logging
 import signal
 import sys
 import threading
-from typing import Annotated, Any, Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from honed.cli.failure import fail
 from honed.cli.store import DatabaseUrl, opened
 
+if TYPE_CHECKING:
+    from honed.server.store.cycles import CycleGoingOnError
+
 _STAGES: Final = ("all", "sft", "reward", "ppo", "evaluation")
-_EXIT_OF: Final = {"succeeded": 0, "paused": 0}
 
 
 def cycle(
@@ -45,22 +48,16 @@ def cycle(
     from honed.server.store import cycles
     from honed.server.store.cycles import CycleGoingOnError, PolicyTriedOutError
     from honed.server.store.database import reading, writing
-    from honed.training.cycle import start
 
     with opened(database_url) as engine:
         try:
             with writing(engine) as connection:
-                cycle_id = start(connection, model, asked).id
+                cycle_id = cycles.start(connection, model, asked, key_id=None).id
         except PolicyTriedOutError as error:
             raise fail(str(error)) from None
         except CycleGoingOnError as error:
             with reading(engine) as connection:
-                last = cycles.newest(connection)
-            assert last is not None, "it goes on"
-            if last.state == cycles.WAITING or queue:
-                raise fail(str(error)) from None
-            cycle_id = last.id
-            print(f"Going on with {cycle_id}.")
+                cycle_id = _gone_on_with(connection, error, asked)
         if queue:
             print(cycle_id)
             return
@@ -75,9 +72,9 @@ def approve(
     cycle_id: Annotated[str | None, typer.Argument(help="The cycle that proposes a policy; unset, the newest.")] = None,
     database_url: DatabaseUrl = None,
 ) -> None:
-    """Put what a cycle proposes into service: a worker does it within seconds, and servers follow."""
+    """Put what a cycle proposes into service; servers follow within seconds."""
     from honed.server.store import cycles
-    from honed.server.store.database import writing
+    from honed.server.store.database import reading, writing
     from honed.training.cycle import advance
 
     with opened(database_url) as engine:
@@ -87,7 +84,10 @@ def approve(
             if chosen is None or not cycles.approve(connection, chosen):
                 raise fail(f"{chosen or 'The store'} proposes nothing: see /v1/cycles for what there is.")
         advance(engine)
-    print(f"{chosen} is approved.")
+        with reading(engine) as connection:
+            lines, status = _end_of(connection, chosen)
+    print("\n".join(lines))
+    raise typer.Exit(status)
 
 
 def _work(engine: Any, database_url: str | None, device: str) -> None:
@@ -104,6 +104,20 @@ def _work(engine: Any, database_url: str | None, device: str) -> None:
     Worker(engine, database_url, honed_home(), device_name(device)).work(stop, once=True)
 
 
+def _gone_on_with(connection: Any, error: CycleGoingOnError, asked: Mapping[str, Any]) -> str:
+    """The id of the cycle that has not ended, where these are its options."""
+    from honed.server.store import cycles, jobs
+
+    going = jobs.load(connection, error.cycle_id)
+    assert going is not None, "cycles stay"
+    if going.state == cycles.WAITING:
+        raise fail(f"{going.id} proposes {going.result['candidate']}: honed approve {going.id}, or cancel it.")
+    if any(going.payload.get(name) != value for name, value in asked.items()):
+        raise fail(f"{error} It was asked for with other options.")
+    print(f"Going on with {going.id}.")
+    return going.id
+
+
 def _end_of(connection: Any, cycle_id: str) -> tuple[list[str], int]:
     """What is said of a cycle when the work on it has ended, and the exit status."""
     from honed.server.store import jobs
@@ -112,13 +126,15 @@ def _end_of(connection: Any, cycle_id: str) -> tuple[list[str], int]:
     assert ended is not None, "cycles stay"
     if ended.error is not None:
         return [f"{cycle_id} failed. {ended.error}"], 1
-    if ended.state not in _EXIT_OF:
-        return [f"{cycle_id} is {ended.state}: the same command goes on with it."], 1
     result = ended.result
-    lines = [f"{result['candidate']}: {result['decision']}.", *result["reasons"]]
-    if result["decision"] == "proposed":
-        lines.append(f"honed approve {cycle_id} puts it into service.")
-    return lines, _EXIT_OF[ended.state]
+    if ended.state in ("succeeded", "paused"):
+        lines = [f"{result['candidate']}: {result['decision']}.", *result["reasons"]]
+        if ended.state == "paused":
+            lines.append(f"honed approve {cycle_id} puts it into service.")
+        return lines, 0
+    if ended.state == "cancelled":
+        return [f"{cycle_id} was cancelled."], 1
+    return [f"{cycle_id} goes on: the same command works on it, where no step is paused."], 1
 
 
 def _parsed(given: list[str]) -> dict[str, dict[str, Any]]:

@@ -35,8 +35,9 @@ def worker(
         typer.Option(envvar="HONED_CYCLE_AFTER", min=1, help="Start a cycle after so many comparisons; unset, none."),
     ] = None,
     cycle_hours: Annotated[
-        float, typer.Option(envvar="HONED_CYCLE_HOURS", min=0, help="With --cycle-after: at most one in so many hours.")
-    ] = 24,
+        float | None,
+        typer.Option(envvar="HONED_CYCLE_HOURS", min=0, help="With --cycle-after: at most one in so many; unset, 24."),
+    ] = None,
     model: Annotated[
         str, typer.Option(envvar="HONED_MODEL", help="What a cycle begins with where no policy was promoted yet.")
     ] = "smollm2-135m-instruct",
@@ -46,6 +47,8 @@ def worker(
 
     from honed.models.sources import honed_home
     from honed.training.cycle import Schedule
+    from honed.training.failures import TrainingError
+    from honed.training.orders import second_judge
     from honed.training.worker import Worker
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -55,7 +58,14 @@ def worker(
         signal.signal(each, lambda *_: stop.set())
     if with_parent:
         threading.Thread(target=_set_with_stdin, args=(stop,), daemon=True).start()
-    schedule = None if cycle_after is None else Schedule(cycle_after, timedelta(hours=cycle_hours), model)
+    if cycle_hours is not None and cycle_after is None:
+        raise fail("--cycle-hours says nothing without --cycle-after.")
+    try:
+        second_judge(os.environ)
+    except TrainingError as error:
+        raise fail(str(error)) from None
+    every = timedelta(hours=24 if cycle_hours is None else cycle_hours)
+    schedule = None if cycle_after is None else Schedule(cycle_after, every, model)
     name = device_name(device)
     with opened(database_url) as engine:
         Worker(engine, database_url, honed_home(), name, schedule).work(stop, once=once)

@@ -116,8 +116,8 @@ def pull(
 
 
 def _environment(settings: Settings) -> dict[str, str]:
-    """What a worker needs to find the same home and store."""
-    found = dict(os.environ)
+    """What a worker needs to find the same home and store, and to begin with the same model."""
+    found = dict(os.environ) | {"HONED_MODEL": settings.model}
     if settings.home is not None:
         found["HONED_HOME"] = str(settings.home)
     if settings.database_url is not None:

@@ -234,28 +234,39 @@ def users(home: Path, worker: Worker) -> Iterator[Users]:
         yield Users(http)
 
 
-def killer(worker: Worker) -> Callable[[Any], None]:
-    """Kills the worker once in each step."""
-    killed: set[str] = set()
+class Killer:
+    """Kills the worker once in each step, in the middle of it: training has begun, or, in an evaluation, time has
+    passed."""
 
-    def look(cycle: Any) -> None:
-        for step in cycle["steps"]:
-            if step["status"] == "running" and step["name"] not in killed:
-                killed.add(step["name"])
-                time.sleep(4)  # somewhere in the middle of it
-                worker.kill()
-                return
-        time.sleep(0.2)
+    def __init__(self, home: Path, worker: Worker) -> None:
+        self.killed: list[str] = []
+        self._home = home
+        self._worker = worker
+        self._began_s: float | None = None
 
-    return look
+    def look(self, cycle: Any) -> None:
+        running = [step for step in cycle["steps"] if step["status"] == "running" and step["name"] not in self.killed]
+        for step in running:
+            if self._is_in_the_middle(step):
+                self.killed.append(step["name"])
+                self._began_s = None
+                self._worker.kill()
+        time.sleep(0.02)
+
+    def _is_in_the_middle(self, step: Any) -> bool:
+        if step["name"] != "evaluation":
+            return any(self._home.glob(f"runs/*{step['job_id'][-8:]}/metrics.jsonl"))
+        self._began_s = self._began_s or time.monotonic()
+        return time.monotonic() - self._began_s > 2
 
 
-def test_each_cycle_makes_a_better_policy(users: Users, worker: Worker) -> None:
+def test_each_cycle_makes_a_better_policy(users: Users, worker: Worker, home: Path) -> None:
     """In the last one the worker is killed in every step."""
+    killer = Killer(home, worker)
     before, steps = users.fine_tune("first", users.any_letters), ["sft", "reward", "judge", "ppo", "evaluation"]
     users.post(f"/v1/policies/{before}/promote")
     users.demonstrate()
-    for meanwhile in (_wait, _wait, killer(worker)):
+    for meanwhile in (_wait, _wait, killer.look):
         users.rank()
         cycle = cycled(users, meanwhile)
         assert (cycle["status"], cycle["error"], cycle["decision"]) == ("succeeded", None, "canary"), cycle
@@ -263,8 +274,13 @@ def test_each_cycle_makes_a_better_policy(users: Users, worker: Worker) -> None:
         until(partial(is_in_service, users, cycle["candidate"]), meanwhile=users.use)
         assert is_better(users, cycle["candidate"], before)
         before, steps = cycle["candidate"], steps[-4:]
+    assert killer.killed == steps
+    for step in cycle["steps"][:-1]:
+        said = users.get(f"/v1/fine_tuning/jobs/{step['job_id']}/events?limit=100")["data"]
+        assert "The job goes on." in [event["message"] for event in said]
 
 
+# After the one above: what is in service is good, and there is a judge.
 def test_a_bad_policy_comes_neither_through_the_gate_nor_a_canary(users: Users, home: Path) -> None:
     """One that was taught what the scorer dislikes."""
     bad = users.fine_tune("bad", lambda: "ffff")

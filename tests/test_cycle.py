@@ -9,23 +9,46 @@ from typing import Any
 
 import pytest
 from completions import add
+from databases import Postgres
 from exchanged import order, say
 from fine_tuning_server import register, stored
 from sqlalchemy import Engine
 
 from honed.server.store import cycles, jobs, promotions
 from honed.server.store.cycles import CycleGoingOnError, PolicyTriedOutError
-from honed.server.store.database import reading, writing
+from honed.server.store.database import open_database, reading, writing
 from honed.server.store.jobs import StoredJob
-from honed.training.cycle import STEPS, Schedule, advance, start
+from honed.training.cycle import Schedule, advance
+from honed.training.planning.cycle_steps import STEPS
 
-PASSED = {"candidate": {"name": "m-ppo", "id": "ckpt-m-ppo"}, "promote": True, "reasons": ["better"]}
+PASSED = {
+    "candidate": {"name": "m-ppo", "id": "ckpt-m-ppo"}, "incumbent": {"name": "base", "id": "ckpt-base"},
+    "promote": True, "reasons": ["better"],
+}  # fmt: skip
 REFUSED = PASSED | {"promote": False, "reasons": ["worse"]}
+
+
+def collect(store: Engine, count: int = 40) -> None:
+    """Rankings of prompts that nobody in particular asked: some in each split."""
+    for number in range(count):
+        completion_id = add(store, f"What is {number}?", "a", "b")
+        order(store, (completion_id, 0, 1), (completion_id, 1, 2))
+
+
+def demonstrate(store: Engine, count: int, start: int = 0) -> None:
+    for number in range(start, start + count):
+        say(store, add(store, f"Show {number}"), "correction", text="So.")
+
+
+@pytest.fixture
+def filled(store: Engine) -> Engine:
+    collect(store)
+    return store
 
 
 def begin(store: Engine, **asked: Any) -> str:
     with writing(store) as connection:
-        return start(connection, "base", asked).id
+        return cycles.start(connection, "base", asked, key_id=None).id
 
 
 def steps(store: Engine, cycle_id: str) -> dict[str, StoredJob]:
@@ -61,16 +84,15 @@ def in_service(store: Engine) -> promotions.StoredPromotion:
         return promotions.newest(connection)
 
 
-def test_each_step_starts_from_what_those_before_it_made(store: Engine) -> None:
-    for number in range(3):
-        say(store, add(store, f"Question {number}"), "correction", text="So.")
+def test_each_step_starts_from_what_those_before_it_made(filled: Engine) -> None:
+    demonstrate(filled, 30)
     asked = {"all": {"test": 0.3}, "reward": {"epochs": 1}, "evaluation": {"samples": 3}}
-    cycle_id = begin(store, demonstrations=3, seed=7, settings=asked)
+    cycle_id = begin(filled, demonstrations=30, seed=7, settings=asked)
     for name in STEPS[:-1]:
-        advance(store)
-        assert work(store).id == steps(store, cycle_id)[name].id
-    advance(store)
-    made = steps(store, cycle_id)
+        advance(filled)
+        assert work(filled).id == steps(filled, cycle_id)[name].id
+    advance(filled)
+    made = steps(filled, cycle_id)
     orders = {name: job.payload for name, job in made.items()}
     assert [job.kind for job in made.values()] == [*["fine_tuning"] * 4, "evaluation"]
     assert [(orders[name]["method"], orders[name]["model"]) for name in STEPS[:-1]] == [
@@ -95,161 +117,215 @@ def test_each_step_starts_from_what_those_before_it_made(store: Engine) -> None:
         ({"reward": {"model": "other"}}, "reward", "model is the job's own to set"),
         ({"all": {"learning_rate": 1e-5}}, "evaluation", "learning_rate: Extra inputs are not permitted"),
         ({"evaluation": {"judge_url": "http://127.0.0.1:1/v1"}}, "evaluation", "judge_url is the job's own to set"),
+        ({"reward": {"judge": True}}, None, "settings.reward: judge would mix the prompts of the steps"),
+        ({"ppo": {"validation": 0.5}}, None, "settings.ppo: validation would mix the prompts of the steps"),
+        ({"all": {"test": 60}}, None, "settings.all: validation and test are shares"),
+        ({"all": {"judge": True}}, None, "judge is not for it"),
     ],
 )
 def test_what_the_last_step_would_be_refused_for_ends_the_cycle_at_once(
-    store: Engine, settings: dict[str, Any], step: str, named: str
+    store: Engine, settings: dict[str, Any], step: str | None, named: str
 ) -> None:
     cycle_id = begin(store, settings=settings)
     advance(store)
     cycle = stored(store, cycle_id)
     assert (cycle.state, steps(store, cycle_id)) == ("failed", {})
     assert cycle.error is not None
-    assert cycle.error.startswith(f"The step {step} cannot be asked for: ")
+    assert step is None or cycle.error.startswith(f"The step {step} cannot be asked for: ")
     assert named in cycle.error
 
 
-def test_sft_is_a_step_where_enough_is_new(store: Engine) -> None:
-    say(store, add(store, "One"), "correction", text="So.")
-    first = begin(store, demonstrations=1)
-    advance(store)
-    assert set(steps(store, first)) == {"sft"}
-    work(store)
-    advance(store)
-    work(store, error="the disk is full")
-    advance(store)
-    assert stored(store, first).state == "failed"
-    say(store, add(store, "Two"), "correction", text="So.")
-    with writing(store) as connection:
-        since = steps(store, first)["sft"].created
-        assert cycles.count_since(connection, ("correction",), since) == 1
-    second = begin(store, demonstrations=2)
-    advance(store)
-    assert set(steps(store, second)) == {"reward"}, "what was learned from is not new, though the cycle failed"
-    assert orders_model(store, second) == "base"
+def test_sft_is_a_step_where_enough_is_new(filled: Engine) -> None:
+    demonstrate(filled, 30)
+    first = begin(filled, demonstrations=30)
+    advance(filled)
+    assert set(steps(filled, first)) == {"sft"}
+    work(filled)
+    advance(filled)
+    work(filled, error="the disk is full")
+    advance(filled)
+    assert stored(filled, first).state == "failed"
+    demonstrate(filled, 1, start=30)
+    second = begin(filled, demonstrations=2)
+    advance(filled)
+    assert set(steps(filled, second)) == {"reward"}, "what was learned from is not new, though the cycle failed"
+    assert steps(filled, second)["reward"].payload["model"] == "base"
+    assert said(filled, second)[1] == "New demonstrations: 1. The steps are reward, judge, ppo, evaluation."
 
 
-def orders_model(store: Engine, cycle_id: str) -> str:
-    return str(steps(store, cycle_id)["reward"].payload["model"])
+def test_demonstrations_that_cannot_be_split_are_no_step(filled: Engine) -> None:
+    """All of one user, so that nothing of them is left to measure on, or to train on."""
+    for number in range(30):
+        say(filled, add(filled, f"Show {number}", user="ann"), "correction", text="So.")
+    cycle_id = begin(filled)
+    advance(filled)
+    assert set(steps(filled, cycle_id)) == {"reward"}
+    assert said(filled, cycle_id)[1].startswith("New demonstrations: 30. They do not suffice: ")
 
 
-def test_whoever_looks_and_however_often_each_step_is_there_once(store: Engine) -> None:
+def test_what_cannot_be_trained_on_ends_the_cycle_at_once(store: Engine) -> None:
     cycle_id = begin(store)
-    for _ in range(3):
-        assert advance(store)
+    advance(store)
+    cycle = stored(store, cycle_id)
+    assert (cycle.state, steps(store, cycle_id)) == ("failed", {})
+    assert cycle.error is not None
+    assert cycle.error.startswith("The step reward cannot be asked for: There is nothing to train on: the store has no")
+
+
+def said(store: Engine, cycle_id: str) -> list[str]:
+    """The events, the oldest first."""
     with reading(store) as connection:
-        assert len(jobs.page(connection, "fine_tuning", limit=10)) == 1
-    work(store)
+        return [event.message for event in jobs.events(connection, cycle_id, limit=100)][::-1]
+
+
+def test_whoever_looks_and_however_often_each_step_is_there_once(filled: Engine) -> None:
+    cycle_id = begin(filled)
     for _ in range(3):
-        advance(store)
-    assert list(steps(store, cycle_id)) == ["reward", "judge"]
+        assert advance(filled)
+    with reading(filled) as connection:
+        assert len(jobs.page(connection, "fine_tuning", limit=10)) == 1
+    work(filled)
+    for _ in range(3):
+        advance(filled)
+    assert list(steps(filled, cycle_id)) == ["reward", "judge"]
 
 
-def test_a_cycle_that_another_looks_after_is_left_to_it(store: Engine) -> None:
-    if store.dialect.name == "sqlite":
-        return  # whose transactions that write come one after the other
+def test_a_cycle_that_another_looks_after_is_left_to_it(postgres: Postgres) -> None:
+    """On SQLite transactions that write come one after the other."""
+    store = open_database(postgres.new_store())
+    collect(store)
     cycle_id = begin(store)
     with writing(store) as connection:
         assert cycles.hold(connection, cycle_id) is not None
-        advance(store)
+        assert not advance(store)
         assert steps(store, cycle_id) == {}
+    store.dispose()
 
 
 @pytest.mark.parametrize(("share", "decision"), [(100, "promoted"), (25, "canary")])
-def test_what_the_gate_lets_through_is_put_into_service(store: Engine, share: int, decision: str) -> None:
-    cycle = gone_through(store, PASSED, share=share)
+def test_what_the_gate_lets_through_is_put_into_service(filled: Engine, share: int, decision: str) -> None:
+    cycle = gone_through(filled, PASSED, share=share)
     assert (cycle.state, cycle.result["decision"], cycle.result["reasons"]) == ("succeeded", decision, ["better"])
     assert cycle.finished is not None
-    newest = in_service(store)
+    newest = in_service(filled)
     if decision == "promoted":
         assert (newest.policy_id, newest.candidate_id) == ("ckpt-m-ppo", None)
     else:
         assert (newest.policy_id, newest.candidate_id, newest.share) == (None, "ckpt-m-ppo", 25)
         assert newest.advances
-    assert not advance(store)
+    assert not advance(filled)
 
 
-def test_what_the_gate_refuses_is_not(store: Engine) -> None:
-    cycle = gone_through(store, REFUSED)
+def test_what_the_gate_refuses_is_not(filled: Engine) -> None:
+    cycle = gone_through(filled, REFUSED)
     assert (cycle.state, cycle.result["decision"], cycle.result["reasons"]) == ("succeeded", "refused", ["worse"])
-    assert in_service(store).number == 0
+    assert in_service(filled).number == 0
 
 
-def test_what_was_measured_against_another_policy_is_refused(store: Engine) -> None:
-    register(store, "other")
-    cycle_id = begin(store)
-    with writing(store) as connection:
+def test_what_was_measured_against_another_policy_is_refused(filled: Engine) -> None:
+    register(filled, "other")
+    cycle_id = begin(filled)
+    with writing(filled) as connection:
         promotions.promote(connection, "ckpt-other", key_id=None)
-    register(store, "m-ppo", "ppo")
+    register(filled, "m-ppo", "ppo")
     for _ in ("reward", "judge", "ppo"):
-        advance(store)
-        work(store)
-    advance(store)
-    work(store, PASSED)
-    advance(store)
-    cycle = stored(store, cycle_id)
+        advance(filled)
+        work(filled)
+    advance(filled)
+    work(filled, PASSED)
+    advance(filled)
+    cycle = stored(filled, cycle_id)
     assert cycle.result["decision"] == "refused"
-    assert "measured against the old one" in cycle.result["reasons"][0]
-    assert in_service(store).policy_id == "ckpt-other"
+    assert "it was measured against those" in cycle.result["reasons"][0]
+    assert in_service(filled).policy_id == "ckpt-other"
 
 
-def test_a_person_may_have_the_last_word(store: Engine) -> None:
-    cycle = gone_through(store, PASSED, approve=True, share=100)
+@pytest.mark.parametrize(("incumbent", "decision"), [("ckpt-other", "promoted"), ("ckpt-base", "refused")])
+def test_only_what_it_was_measured_against_is_replaced(filled: Engine, incumbent: str, decision: str) -> None:
+    register(filled, "other")
+    with writing(filled) as connection:
+        promotions.promote(connection, "ckpt-other", key_id=None)
+    cycle = gone_through(filled, PASSED | {"incumbent": {"name": "other", "id": incumbent}}, share=100)
+    assert cycle.payload["model"] == "other"
+    assert cycle.result["decision"] == decision
+
+
+def test_a_person_may_have_the_last_word(filled: Engine) -> None:
+    cycle = gone_through(filled, PASSED, approve=True, share=100)
     assert (cycle.state, cycle.result["decision"]) == ("paused", "proposed")
-    advance(store)
-    assert in_service(store).number == 0
-    with writing(store) as connection:
+    advance(filled)
+    assert in_service(filled).number == 0
+    with writing(filled) as connection:
         assert not cycles.approve(connection, "cycle-none")
         assert cycles.approve(connection, cycle.id)
         assert not cycles.approve(connection, cycle.id), "it proposes nothing any more"
-    advance(store)
-    assert in_service(store).policy_id == "ckpt-m-ppo"
-    assert stored(store, cycle.id).result["decision"] == "promoted"
+    advance(filled)
+    assert in_service(filled).policy_id == "ckpt-m-ppo"
+    assert stored(filled, cycle.id).result["decision"] == "promoted"
 
 
-def test_what_is_proposed_can_be_refused(store: Engine) -> None:
-    cycle = gone_through(store, PASSED, approve=True)
-    with writing(store) as connection:
-        assert jobs.ask(connection, cycle.id, "cancel")
+def test_what_is_proposed_can_be_refused(filled: Engine) -> None:
+    cycle = gone_through(filled, PASSED, approve=True)
+    with writing(filled) as connection:
+        assert cycles.cancel(connection, cycle.id)
         assert not cycles.approve(connection, cycle.id)
-    assert not advance(store)
-    assert (stored(store, cycle.id).state, in_service(store).number) == ("cancelled", 0)
+        assert not cycles.cancel(connection, cycle.id)
+    assert not advance(filled)
+    refused = stored(filled, cycle.id)
+    assert (refused.state, refused.result["decision"], in_service(filled).number) == ("cancelled", "refused", 0)
+    assert said(filled, cycle.id)[-1] == "m-ppo: refused. A person refused it."
 
 
-def test_a_step_that_fails_ends_the_cycle_with_its_reason(store: Engine) -> None:
-    cycle_id = begin(store)
-    advance(store)
-    step = work(store, error="there are no rankings")
-    advance(store)
-    cycle = stored(store, cycle_id)
+def test_a_step_that_fails_ends_the_cycle_with_its_reason(filled: Engine) -> None:
+    cycle_id = begin(filled)
+    advance(filled)
+    step = work(filled, error="there are no rankings")
+    advance(filled)
+    cycle = stored(filled, cycle_id)
     assert (cycle.state, cycle.error) == ("failed", f"The step reward ({step.id}) failed: there are no rankings")
-    assert begin(store) != cycle_id, "the next may begin"
+    assert begin(filled) != cycle_id, "the next may begin"
 
 
-def test_a_cancelled_cycle_ends_with_the_step_that_it_is_at(store: Engine) -> None:
-    cycle_id = begin(store)
-    advance(store)
-    with writing(store) as connection:
+def test_a_row_that_is_not_as_it_should_be_fails_its_cycle_alone(filled: Engine) -> None:
+    cycle_id = begin(filled, settings={"all": 5})
+    assert not advance(filled)
+    cycle = stored(filled, cycle_id)
+    assert cycle.state == "failed"
+    assert cycle.error is not None
+    assert cycle.error.startswith("TypeError: ")
+
+
+def test_a_step_that_somebody_paused_is_waited_for_by_nobody(filled: Engine) -> None:
+    cycle_id = begin(filled)
+    assert advance(filled)
+    with writing(filled) as connection:
+        assert jobs.ask(connection, steps(filled, cycle_id)["reward"].id, "pause")
+    assert not advance(filled)
+    assert stored(filled, cycle_id).state == "running"
+
+
+def test_a_cancelled_cycle_ends_with_the_step_that_it_is_at(filled: Engine) -> None:
+    cycle_id = begin(filled)
+    advance(filled)
+    with writing(filled) as connection:
         claimed = jobs.claim(connection, "fine_tuning")
         assert claimed is not None
-        assert jobs.ask(connection, cycle_id, "cancel")
-    advance(store)
-    with writing(store) as connection:
-        assert jobs.beat(connection, claimed) == "cancel"
+        assert cycles.cancel(connection, cycle_id)
+        assert jobs.beat(connection, claimed) == "cancel", "without anybody who looks after the cycle"
         jobs.put_down(connection, claimed)
-    advance(store)
-    cycle = stored(store, cycle_id)
-    assert (cycle.state, cycle.error, list(steps(store, cycle_id))) == ("cancelled", None, ["reward"])
+    advance(filled)
+    cycle = stored(filled, cycle_id)
+    assert (cycle.state, cycle.error, list(steps(filled, cycle_id))) == ("cancelled", None, ["reward"])
 
 
-def test_a_cancel_between_two_steps_ends_the_cycle(store: Engine) -> None:
-    cycle_id = begin(store)
-    advance(store)
-    work(store)
-    with writing(store) as connection:
-        assert jobs.ask(connection, cycle_id, "cancel")
-    advance(store)
-    assert (stored(store, cycle_id).state, list(steps(store, cycle_id))) == ("cancelled", ["reward"])
+def test_a_cancel_between_two_steps_ends_the_cycle(filled: Engine) -> None:
+    cycle_id = begin(filled)
+    advance(filled)
+    work(filled)
+    with writing(filled) as connection:
+        assert cycles.cancel(connection, cycle_id)
+    advance(filled)
+    assert (stored(filled, cycle_id).state, list(steps(filled, cycle_id))) == ("cancelled", ["reward"])
 
 
 def test_one_cycle_at_a_time_and_none_while_a_policy_is_tried_out(store: Engine) -> None:
@@ -289,5 +365,16 @@ def test_a_schedule_starts_a_cycle_when_enough_was_compared(store: Engine) -> No
     second = always.start_if_due(store)
     assert second is not None
     with writing(store) as connection:
-        assert jobs.ask(connection, second.id, "cancel")
+        assert cycles.cancel(connection, second.id)
+    third = always.start_if_due(store)
+    assert third is not None, "nothing was learned from what came before"
+    with writing(store) as connection:
+        cycles.end(connection, third.id, "succeeded", result={})
     assert always.start_if_due(store) is None, "nothing came since"
+
+
+def test_a_schedule_waits_while_a_policy_is_tried_out(filled: Engine) -> None:
+    register(filled, "m-ppo", "ppo")
+    with writing(filled) as connection:
+        promotions.try_out(connection, "ckpt-m-ppo", share=10, advances=False, key_id=None)
+    assert Schedule(1, timedelta(0), "base").start_if_due(filled) is None

@@ -42,6 +42,10 @@ _OF_THE_GATE: Final = (
 )
 
 
+def stage_of(method: str) -> Stage:
+    return _STAGES[method]
+
+
 def run_name(job_id: str, kind: str, order: Mapping[str, Any]) -> str:
     """The folder under `runs` that a job writes to."""
     return f"{EVALUATION}-{job_id[-8:]}" if kind == EVALUATION else model_name(job_id, order)
@@ -59,8 +63,7 @@ def run_config(
 ) -> RunConfig:
     """`data` and `validation_data`: what the order's files are to a run. Raises TrainingError, naming what is wrong in
     the order."""
-    stage = _STAGES[order["method"]]
-    model = CONFIGS[stage]
+    model = CONFIGS[stage_of(order["method"])]
     values = dict(order.get("settings") or {})
     if taken := [name for name in _OF_THE_JOB if name in values]:
         raise TrainingError(f"settings: {', '.join(taken)} is the job's own to set.")
@@ -86,10 +89,16 @@ def evaluation_config(
         raise TrainingError(f"settings: {', '.join(taken)} is the job's own to set.")
     values |= {name: order[name] for name in ("candidate", "incumbent", "judge_model", "seed")}
     values |= {"output": run_name(job_id, EVALUATION, order), "device": device}
-    if environment.get(JUDGE_URL):
-        values |= {"judge_url": environment[JUDGE_URL], "judge_name": environment.get(JUDGE_NAME)}
-        values["judge_key_env"] = JUDGE_KEY if environment.get(JUDGE_KEY) else None
-    return _validated(EvaluationConfig, values)
+    return _validated(EvaluationConfig, values | second_judge(environment))
+
+
+def second_judge(environment: Mapping[str, str]) -> dict[str, Any]:
+    """The settings of the gate that a worker's operator has in the environment. Raises TrainingError where they do not
+    go together."""
+    url, name, key = (environment.get(variable) for variable in (JUDGE_URL, JUDGE_NAME, JUDGE_KEY))
+    if bool(url) != bool(name) or (key and not url):
+        raise TrainingError(f"{JUDGE_URL} and {JUDGE_NAME}: set both, or neither and no {JUDGE_KEY}.")
+    return {"judge_url": url, "judge_name": name, "judge_key_env": JUDGE_KEY if key else None} if url else {}
 
 
 def result(run_folder: Path, name: str) -> dict[str, Any]:

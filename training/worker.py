@@ -67,9 +67,7 @@ class Worker:
                 if time.monotonic() - swept >= SWEEP_S:
                     self._sweep()
                     swept = time.monotonic()
-                if self.schedule is not None:
-                    self.schedule.start_if_due(self.engine)
-                goes_on = advance(self.engine)
+                goes_on = self._look_after_cycles()
                 job = self._claim()
                 if job is not None:
                     self._guarded(job, stop)
@@ -85,6 +83,18 @@ class Worker:
             except SQLAlchemyError:  # such as a right that is missing or a table that is locked: it may be mended
                 logger.exception("the queue cannot be read")
                 stop.wait(REFUSED_S)
+
+    def _look_after_cycles(self) -> bool:
+        """Whether one waits for something else than people. What fails here keeps no job waiting."""
+        try:
+            if self.schedule is not None:
+                self.schedule.start_if_due(self.engine)
+            return advance(self.engine)
+        except StoreUnavailableError:
+            raise
+        except SQLAlchemyError:
+            logger.exception("cycles cannot be looked after")
+            return True
 
     def _claim(self) -> ClaimedJob | None:
         with writing(self.engine) as connection:

@@ -1,7 +1,7 @@
 """`/v1/cycles`: asks for a turn of the circle, from what users said to a policy in service, and shows how it goes.
 
-A worker carries it out (`honed worker`), step by step. Admins only, but for looking: a cycle reads what everybody
-asked, and changes what everybody is answered by.
+A worker carries it out (`honed worker`), step by step. Admins only: a cycle reads what everybody asked, says it in its
+reports and logs, and changes what everybody is answered by.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 from honed.server.admission import identify, read_request
 from honed.server.auth import Role
 from honed.server.errors import InvalidRequest, NotFound
+from honed.server.policies import CURRENT
 from honed.server.routes.document import body_of
 from honed.server.routes.fine_tuning import Limit, base_of, event_list, shown_name
 from honed.server.storage import Storage
@@ -41,7 +42,6 @@ async def create_cycle(http: Request, response: Response) -> CycleObject:
     response.headers.update(warning_header(unknown))
     seed = secrets.randbelow(MAX_SEED) if request.seed is None else request.seed
     asked = {
-        "model": await base_of(http, request.model),
         "approve": request.approve,
         "share": request.share,
         "demonstrations": request.demonstrations,
@@ -49,20 +49,20 @@ async def create_cycle(http: Request, response: Response) -> CycleObject:
         "seed": seed,
     }
     storage: Storage = http.app.state.storage
-    return await storage.write(_start, asked, caller.key_id)
+    return await storage.write(_start, await base_of(http, CURRENT), asked, caller.key_id)
 
 
 @router.get(PATH)
 async def list_cycles(http: Request, after: str | None = None, limit: Limit = 20) -> CycleList:
     """The newest first."""
-    identify(http)
+    identify(http).require(Role.ADMIN)
     storage: Storage = http.app.state.storage
     return await storage.read(_page, after, limit)
 
 
 @router.get(ONE)
 async def retrieve_cycle(http: Request, cycle_id: str) -> CycleObject:
-    identify(http)
+    identify(http).require(Role.ADMIN)
     storage: Storage = http.app.state.storage
     return await storage.read(_found, cycle_id)
 
@@ -70,7 +70,7 @@ async def retrieve_cycle(http: Request, cycle_id: str) -> CycleObject:
 @router.get(f"{ONE}/events")
 async def list_cycle_events(http: Request, cycle_id: str, after: str | None = None, limit: Limit = 20) -> JobEventList:
     """What happened, the newest first."""
-    identify(http)
+    identify(http).require(Role.ADMIN)
     storage: Storage = http.app.state.storage
     await storage.read(_stored, cycle_id)
     return event_list(await storage.read(jobs.events, cycle_id, after=after, limit=limit + 1), limit)
@@ -92,9 +92,9 @@ async def approve_cycle(http: Request, cycle_id: str) -> CycleObject:
     return await storage.write(_approve, cycle_id)
 
 
-def _start(connection: Connection, asked: dict[str, Any], key_id: str | None) -> CycleObject:
+def _start(connection: Connection, model: str, asked: dict[str, Any], key_id: str | None) -> CycleObject:
     try:
-        return _object(connection, cycles.start(connection, asked, key_id=key_id))
+        return _object(connection, cycles.start(connection, model, asked, key_id=key_id))
     except CycleGoingOnError as error:
         raise InvalidRequest(str(error), code="cycle_going_on") from None
     except PolicyTriedOutError as error:
@@ -120,7 +120,7 @@ def _stored(connection: Connection, cycle_id: str) -> StoredJob:
 
 def _cancel(connection: Connection, cycle_id: str) -> CycleObject:
     before = _stored(connection, cycle_id)
-    if not jobs.ask(connection, cycle_id, "cancel"):
+    if not cycles.cancel(connection, cycle_id):
         raise InvalidRequest(f"The cycle is {before.state}: it cannot be cancelled.", code="invalid_cycle_state")
     return _found(connection, cycle_id)
 

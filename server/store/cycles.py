@@ -7,13 +7,14 @@ Invariants: one cycle goes on at a time; whoever looks after it holds its row.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from sqlalchemy import Connection, func, select, update
 
-from honed.server.store import jobs, promotions
+from honed.server.store import jobs, promotions, snapshots
 from honed.server.store.feedback import Kind
 from honed.server.store.jobs import StoredJob
 from honed.server.store.tables import Feedback, Job
@@ -22,38 +23,68 @@ KIND: Final = "cycle"
 GOING: Final = ("queued", "running")  # there is something to do for it
 WAITING: Final = "paused"  # for a person's word
 _OPEN: Final = (*GOING, WAITING)
+_AT_ONCE: Final = 100
 _HEX_ID: Final = "fb-{:012x}"  # ids sort by their time (`ids.py`)
 
 
 class CycleGoingOnError(Exception):
     """Another cycle has not ended."""
 
+    def __init__(self, cycle_id: str) -> None:
+        super().__init__(f"The cycle {cycle_id} has not ended: wait for it, or cancel it.")
+        self.cycle_id = cycle_id
+
 
 class PolicyTriedOutError(Exception):
     """A policy is being tried out: which one the next is to be measured against is not decided."""
 
 
-def start(connection: Connection, asked: Mapping[str, Any], *, key_id: str | None) -> StoredJob:
-    """Asks for a cycle; what is in service then is what it may replace. Of two who ask at once, both get the same. In a
-    transaction that writes. Raises CycleGoingOnError and PolicyTriedOutError."""
+def start(connection: Connection, model: str, asked: Mapping[str, Any], *, key_id: str | None) -> StoredJob:
+    """Asks for a cycle that begins with the policy in service, and may replace no other. `model`: which one that is
+    where none was promoted. `asked`: what differs from the defaults. In a transaction that writes. Raises
+    CycleGoingOnError, also where another asked at the same time, and PolicyTriedOutError."""
     last = newest(connection)
     if last is not None and last.state in _OPEN:
-        raise CycleGoingOnError(f"The cycle {last.id} has not ended: wait for it, or cancel it.")
+        raise CycleGoingOnError(last.id)
     in_service = promotions.newest(connection)
     if in_service.candidate_id is not None:
         raise PolicyTriedOutError("A policy is being tried out: wait until that is decided, or promote or roll back.")
-    payload = {**asked, "promoted_id": in_service.policy_id}
+    promoted_id = in_service.policy_id
+    name = None if promoted_id is None else snapshots.name_of(connection, promoted_id)
+    own = secrets.token_hex(8)
+    payload = {
+        "seed": secrets.randbelow(2**31),
+        **asked,
+        "model": name or model,
+        "promoted_id": promoted_id,
+        "asked_as": own,
+    }
     key = f"{KIND} after {'none' if last is None else last.id}"
     cycle_id = jobs.enqueue(connection, KIND, key=key, payload=payload, prefix=KIND, key_id=key_id)
-    jobs.add_event(connection, cycle_id, "The cycle is queued.")
     cycle = jobs.load(connection, cycle_id)
     assert cycle is not None, "it was just made"
+    if cycle.payload["asked_as"] != own:
+        raise CycleGoingOnError(cycle_id)
+    jobs.add_event(connection, cycle_id, "The cycle is queued.")
     return cycle
 
 
 def newest(connection: Connection) -> StoredJob | None:
     found = jobs.page(connection, KIND, limit=1)
     return found[0] if found else None
+
+
+def before(connection: Connection, cycle: StoredJob | None) -> Iterator[StoredJob]:
+    """The cycles before this one, or all, the newest first."""
+    after = None if cycle is None else cycle.id
+    while found := jobs.page(connection, KIND, after=after, limit=_AT_ONCE):
+        yield from found
+        after = found[-1].id
+
+
+def last_success(connection: Connection) -> StoredJob | None:
+    """The newest cycle that came to a decision."""
+    return next((cycle for cycle in before(connection, None) if cycle.state == "succeeded"), None)
 
 
 def going(connection: Connection) -> list[str]:
@@ -90,7 +121,7 @@ def go_on(connection: Connection, cycle_id: str, result: Mapping[str, Any]) -> N
 
 
 def wait(connection: Connection, cycle_id: str, result: Mapping[str, Any]) -> None:
-    """A held cycle waits for a person's word (`approve`, or `jobs.ask` with a cancel)."""
+    """A held cycle waits for a person's word (`approve` or `cancel`)."""
     connection.execute(update(Job).where(Job.id == cycle_id).values(state=WAITING, result=dict(result)))
 
 
@@ -105,6 +136,21 @@ def end(
     """A held cycle has come to its end."""
     values = {"state": state, "result": dict(result), "error": error, "finished": datetime.now(UTC), "wanted": None}
     connection.execute(update(Job).where(Job.id == cycle_id).values(**values))
+
+
+def cancel(connection: Connection, cycle_id: str) -> bool:
+    """Ends a cycle with the step that it is at, or refuses what it proposes; False, and nothing happens, where it has
+    ended. In a transaction that writes."""
+    cycle = jobs.load(connection, cycle_id)
+    if cycle is None or not jobs.ask(connection, cycle_id, "cancel"):
+        return False
+    if cycle.state == WAITING:
+        result = {**cycle.result, "decision": "refused", "reasons": ["A person refused it."]}
+        end(connection, cycle_id, "cancelled", result=result)
+        jobs.add_event(connection, cycle_id, f"{cycle.result['candidate']}: refused. A person refused it.")
+    for step in steps(connection, cycle_id, cycle.result.get("steps") or []).values():
+        jobs.ask(connection, step.id, "cancel")  # those that have ended stay as they are
+    return True
 
 
 def approve(connection: Connection, cycle_id: str) -> bool:

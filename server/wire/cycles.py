@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from honed.server.wire.fine_tuning import MAX_SEED, Name, StageSettings
+from honed.server.wire.fine_tuning import MAX_SEED, StageSettings
 from honed.server.wire.request import RequestPart
 from honed.server.wire.response import ResponsePart
 
@@ -22,7 +22,8 @@ class CycleSettings(RequestPart):
 
 
 class CreateCycleRequest(RequestPart):
-    model: Name = Field(default="honed", description="The policy to begin with, which the new one is measured against.")
+    """It begins with the policy in service, which the new one is measured against."""
+
     approve: bool = Field(default=False, description="Wait for a person's word before the new policy is in service.")
     share: int = Field(default=10, ge=1, le=100, description="Per cent of users that try it out; 100 is a promotion.")
     demonstrations: int = Field(default=20, ge=1, description="New ones from which on SFT is a step.")
@@ -39,7 +40,8 @@ class CycleStep(ResponsePart):
 
 
 class CycleObject(ResponsePart):
-    """Times are in Unix seconds. `proposed` waits for approval; `evaluation` is the gate's report."""
+    """Times are in Unix seconds. `model`: the policy in service, which it begins with. `proposed` waits for approval;
+    `evaluation` is the gate's report."""
 
     id: str
     object: Literal["cycle"] = "cycle"

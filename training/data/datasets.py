@@ -282,7 +282,8 @@ def _check_splits(
     left_out: Mapping[str, int],
     where: str,
 ) -> None:
-    """Raises DataError where nothing is left to train on, or nothing to measure on though that was asked for."""
+    """Raises DataError where nothing is left to train on, or nothing to measure on though that was asked for. No run
+    reads the test split, so there need be none."""
     counts = Counter(split for _, split in chosen)
     kind = KIND_NAMES[READS[stage]]
     if not counts["train"]:
@@ -292,11 +293,9 @@ def _check_splits(
         else:
             advice = f" Collect or import {kind}, or give another `data`."
         raise DataError(f"There is nothing to train on: {where} has no {kind} for {stage}.{why}{advice}")
-    measured: tuple[Split, ...] = ("validation",) if settings.get("judge") else ("validation", "test")
-    for split in measured:
-        if settings[split] and not counts[split]:
-            prompts = len({candidate.prefix for candidate, _ in chosen})
-            raise DataError(
-                f"{split} is {settings[split]:g}, but none of the {prompts} prompts in {where} fell to it: "
-                "give another share or number, 0 for none, or other data."
-            )
+    if settings["validation"] and not counts["validation"]:
+        prompts = len({candidate.prefix for candidate, _ in chosen})
+        raise DataError(
+            f"validation is {settings['validation']:g}, but none of the {prompts} prompts in {where} fell to it: "
+            "give another share or number, 0 for none, or other data."
+        )
