@@ -56,20 +56,23 @@ def rollback(database_url: DatabaseUrl = None) -> None:
     """Take a candidate out; without one, put the policy back into service that was before. Again, and it is the one
     before that."""
     from honed.models.sources import honed_home
+    from honed.server.registry import lies_in
     from honed.server.store import promotions, snapshots
     from honed.server.store.database import writing
     from honed.server.store.promotions import NothingBeforeError, PromotedMeanwhileError
 
     with opened(database_url) as engine, writing(engine) as connection:
+        before = promotions.newest(connection)
         try:
-            back = promotions.roll_back(connection, promotions.newest(connection), key_id=None)
+            back = promotions.roll_back(connection, before, key_id=None)
         except NothingBeforeError:
             raise fail("no other policy was in service before: there is nothing to go back to.") from None
         except PromotedMeanwhileError:
             raise fail("another promotion came between: look at what is in service before you try again.") from None
         policy = None if back.policy_id is None else snapshots.checkpoint_with_id(connection, back.policy_id)
-        if policy is not None:
-            _require_folder(honed_home() / "models", policy)
+    models = honed_home() / "models"
+    if policy is not None and before.candidate_id is None and not lies_in(models, policy):
+        typer.echo(f"honed: {_missing(models, policy)}; servers that lack it too go on with what they have.", err=True)
     shown = "What the settings of each server name (HONED_MODEL)" if policy is None else policy.name
     print(f"{shown} is in service now. Servers of this store follow within seconds.")
 
@@ -107,19 +110,15 @@ def _policy(connection: Connection, models: Path, name: str) -> StoredCheckpoint
     if present:
         return present[0]
     if named:
-        _require_folder(models, named[0])
+        raise fail(f"{_missing(models, named[0])}: no server could load it.")
     if (stage := stage_of(connection, name)) is not None:
         raise fail(f"{name} is of the stage {stage}, and no policy.")
     usable = {each.name for each in policies if lies_in(models, each)}
     raise fail(f"the store has no policy {name}{_near(name, usable)}.")
 
 
-def _require_folder(models: Path, policy: StoredCheckpoint) -> None:
-    """Raises typer.Exit, which undoes what was written."""
-    from honed.server.registry import lies_in
-
-    if not lies_in(models, policy):
-        raise fail(f"{policy.name} ({policy.id}) is not in {models}: no server could load it.")
+def _missing(models: Path, policy: StoredCheckpoint) -> str:
+    return f"{policy.name} ({policy.id}) is not in {models}"
 
 
 def _near(name: str, names: Iterable[str]) -> str:

@@ -42,7 +42,8 @@ def start(http: Request, request: SamplingRequest, served: ServedPolicy, prompts
 
 async def respond(exchange: Exchange, answer: Answer, unknown: list[str]) -> Response:
     """Sends the answer as the request wants it, closes the generation however that goes, and has remembered what was
-    sent. `unknown`: the keys of the request that were ignored. Counts how it went, but for what is raised here."""
+    sent. `unknown`: the keys of the request that were ignored. Counts how it went where the server chose the policy,
+    but for what is raised here."""
     http, generation = exchange.http, exchange.generation
     headers = warning_header(unknown)
     if exchange.request.stream:
@@ -51,13 +52,15 @@ async def respond(exchange: Exchange, answer: Answer, unknown: list[str]) -> Res
             generation.close()
             exchange.remember()
 
+        lines = _counted(answer.lines(), exchange.served) if exchange.is_assigned else answer.lines()
         timeout_s = http.app.state.settings.request_timeout_s
-        return EventStream(_counted(answer.lines(), exchange.served), headers=headers, timeout_s=timeout_s, on_end=end)
+        return EventStream(lines, headers=headers, timeout_s=timeout_s, on_end=end)
     try:
         whole = await unless_disconnected(http, answer.whole())
     finally:
         generation.close()
-    exchange.served.count_answer()
+    if exchange.is_assigned:
+        exchange.served.count_answer()
     exchange.remember()
     return Response(whole, headers=headers, media_type="application/json")
 

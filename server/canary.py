@@ -3,13 +3,14 @@
 `gets_candidate` says whose requests it answers, `decide` what shall become of it: pure functions both. `Watch` gathers
 what `decide` goes by: thumbs from the store, so those of all its servers, and answers that failed, which are counted in
 this server's memory only; so each server judges failures by its own requests, and one that was restarted counts anew.
-What it writes down is followed by `policies.py`, as any promotion is. Invariants: of several servers that decide at
-once one is heard; a user who got the candidate keeps it while
-its share grows; all servers agree on who that is.
+What it writes down is followed by `policies.py`, as any promotion is. Invariants: only requests for `honed` count, for
+who names a policy is no sample of the users; of several servers that decide at once one is heard; a user who got the
+candidate keeps it while its share grows; all servers agree on who that is.
 
 Votes and answers are taken to be independent. They are looked at again and again, so an interval has to be three
-standard errors wide before it counts: of equal policies, looked at after each of 1,000 votes a side, two or three in a
-hundred are rolled back, and with two standard errors it would be one in five (`tests/test_canary.py` plays it).
+standard errors wide before it counts. Of equal
+policies, looked at after each of 1,000 votes a side, two or three in a hundred are rolled back
+(`tests/test_canary.py` plays it); with two standard errors it would be one in five.
 """
 
 from __future__ import annotations
@@ -127,8 +128,8 @@ def _of(hits: int, total: int) -> str:
 
 
 class Watch:
-    """Over the candidate, which is the engines'. `thumbs`: on it and on the policy in service, by id, since it began to
-    be tried out, as of the last look."""
+    """Over the candidate, which is the engines'. `thumbs`: on it and on the policy in service, by id, as answers to
+    requests for `honed` since it began to be tried out, as of the last look."""
 
     def __init__(self, settings: Settings, storage: Storage, engines: Engines) -> None:
         self.thumbs: dict[str, Thumbs] = {}

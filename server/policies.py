@@ -6,7 +6,7 @@ way from loading to death.
 business (`registry.py`), what is loaded that of the engines (`engines.py`), what is to become of a candidate that of
 the canary (`canary.py`). Invariants: the store's newest promotion says which policy is current and which a candidate,
 and this server follows it as soon as it can; a new one is current only once it is loaded, so that no request for the
-current policy waits; what a candidate cannot answer, the current one does.
+current policy waits; no change waits for the loading of another; what a candidate cannot answer, the current one does.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ logger = logging.getLogger(__name__)
 ENGINE_DIED = "the engine has stopped; the log says why"
 CURRENT = "honed"  # the name under which clients ask for whatever is in service
 FOLLOW_S: Final = 2.0  # between two looks at what other servers of the store have promoted
-PATIENCE: Final = timedelta(minutes=1)  # how long a candidate may find no room, before it is taken out
+PATIENCE: Final = timedelta(
+    minutes=1
+)  # how long a candidate may not be loaded on one of the servers, before it is taken out
 
 
 class Status(StrEnum):
@@ -80,7 +82,8 @@ class Service:
         self.engines = Engines(settings, metrics)
         self.opinions = Opinions(storage, self.registry, metrics)
         self._storage = storage
-        self._changing = asyncio.Lock()  # which policy is current: one change after the other
+        # Which policy is current: one change after the other. Nothing is loaded under it: a rollback must not wait.
+        self._changing = asyncio.Lock()
         self._watch = Watch(settings, storage, self.engines)
         self._followed: StoredPromotion | None = None  # the promotion that holds here
         self._behind: str | None = None  # why the newest one does not
@@ -164,7 +167,7 @@ class Service:
 
     @asynccontextmanager
     async def answering(self, model: str, end_user: str | None) -> AsyncIterator[ServedPolicy]:
-        """The same for a user's request: `honed` is the candidate for those users who try it out. Counts failures.
+        """The same for a user's request: `honed` is the candidate for those users who try it out. Counts its failures.
         Raises what `leased` raises."""
         async with AsyncExitStack() as lease:
             self.current()
@@ -178,7 +181,7 @@ class Service:
             try:
                 yield served
             except Exception as error:
-                if is_fault(error):
+                if model == CURRENT and is_fault(error):
                     served.count_failure()
                 raise
 
@@ -200,7 +203,7 @@ class Service:
         so where that fails nothing has changed. Raises what `leased` raises, and StoreUnavailable."""
         known = await self._registered(name)
         policy_id = known.id if known.is_registered else None
-        async with self._changing, self.engines.leased(known) as served:
+        async with self.engines.leased(known) as served, self._changing:
             self._serve(served, await self._storage.write(promotions.promote, policy_id, key_id=key_id))
         return known
 
@@ -214,7 +217,7 @@ class Service:
         if not known.is_registered:
             message = f"'{known.name}' is no checkpoint of the store, so its other servers would not find it."
             raise InvalidRequest(message, code="not_registered")
-        async with self._changing, self.engines.leased(known) as served:
+        async with self.engines.leased(known) as served, self._changing:
             made = await self._storage.write(
                 promotions.try_out, known.id, share=share, advances=advances, key_id=key_id
             )
@@ -229,7 +232,7 @@ class Service:
         self.current()
         newest = await self._storage.read(promotions.newest)
         known = await self._promoted(await self._storage.read(promotions.before, newest))
-        async with self._changing, self.engines.leased(known) as served:
+        async with self.engines.leased(known) as served, self._changing:
             self._serve(served, await self._storage.write(promotions.roll_back, newest, key_id=key_id))
         return known
 
@@ -274,8 +277,7 @@ class Service:
             await asyncio.sleep(FOLLOW_S)
             try:
                 self.current()
-                async with self._changing:
-                    await self._catch_up()
+                await self._catch_up()
                 await self.opinions.refresh()
             except StoreUnavailable:
                 continue  # what writes to it says so
@@ -285,36 +287,53 @@ class Service:
                 self._fall_behind(f"{type(error).__name__}: {error}")
 
     async def _catch_up(self) -> None:
-        promotion = await self._storage.read(promotions.newest)
-        if self._followed is None or promotion.number != self._followed.number:
-            self._watch.let_go(promotion)
-            async with self.engines.leased(await self._promoted(promotion)) as served:
+        async with self._changing:
+            promotion, followed = await self._storage.read(promotions.newest), self._followed
+            is_followed = followed is not None and promotion.number == followed.number
+            if not is_followed:
+                self._watch.let_go(promotion)
+        if not is_followed:
+            async with self.engines.leased(await self._promoted(promotion)) as served, self._changing:
+                if self._followed is not followed:
+                    return  # another change was made here meanwhile: what is the newest now?
                 self._serve(served, promotion)
         if promotion.candidate_id is not None:
             await self._try_out(promotion, promotion.candidate_id)
         self._behind = None
 
     async def _try_out(self, promotion: StoredPromotion, candidate_id: str) -> None:
-        """Goes on with the candidate of the promotion, which is followed. Raises NoRoomForPolicy and
-        StoreUnavailable."""
+        """Goes on with the candidate of the promotion, unless another is followed meanwhile. Raises NoRoomForPolicy,
+        PolicyUnloadable and StoreUnavailable."""
+        if self.engines.candidate is None:
+            await self._load_candidate(promotion, candidate_id)
+        async with self._changing:
+            candidate = self.engines.candidate
+            if candidate is not None and self._follows(promotion):
+                step = await self._watch.look(promotion, candidate, self.current())
+                if step is not None:
+                    await self._carry_out(step, promotion, candidate_id)
+
+    async def _load_candidate(self, promotion: StoredPromotion, candidate_id: str) -> None:
+        """Where it cannot be had: raises as long as its checkpoint or the room may still come, then takes it out."""
         try:
-            candidate = self.engines.candidate or await self._load_candidate(promotion, candidate_id)
-            step = await self._watch.look(promotion, candidate, self.current())
-        except PolicyUnloadable as error:
-            step = Step(0, error.message)
-        except NoRoomForPolicy as error:
+            async with self.engines.leased(await self._with_id(candidate_id)) as served, self._changing:
+                if self._follows(promotion):
+                    self._watch.begin(served, promotion)
+        except (NoRoomForPolicy, PolicyUnloadable) as error:
             if promotion.created is not None and datetime.now(UTC) - promotion.created < PATIENCE:
                 raise
-            step = Step(0, error.message)
-        made = None if step is None else await self._watch.carry_out(step, promotion, candidate_id)
+            async with self._changing:
+                if self._follows(promotion):
+                    await self._carry_out(Step(0, error.message), promotion, candidate_id)
+
+    async def _carry_out(self, step: Step, promotion: StoredPromotion, candidate_id: str) -> None:
+        made = await self._watch.carry_out(step, promotion, candidate_id)
         if made is not None:
             promoted = self.engines.candidate if made.policy_id == candidate_id else None
             self._serve(promoted or self.current(), made)
 
-    async def _load_candidate(self, promotion: StoredPromotion, candidate_id: str) -> ServedPolicy:
-        async with self.engines.leased(await self._with_id(candidate_id)) as served:
-            self._watch.begin(served, promotion)
-        return served
+    def _follows(self, promotion: StoredPromotion) -> bool:
+        return self._followed is not None and self._followed.number == promotion.number
 
     async def _registered(self, name: str) -> KnownPolicy:
         """Raises ModelNotFound, StoreUnavailable, and what `current` raises."""

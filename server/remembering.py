@@ -12,6 +12,7 @@ from fastapi import Request
 from honed.server.auth import Caller
 from honed.server.consent import TRAINING_HEADER, Consent, decide
 from honed.server.generation import Generation
+from honed.server.policies import CURRENT
 from honed.server.served import ServedPolicy
 from honed.server.store.ids import new_id
 from honed.server.store.logged import LoggedCompletion
@@ -59,6 +60,11 @@ class Exchange:
     tags: Mapping[str, str] = field(default_factory=dict)
     created_s: float = field(default_factory=time.time)
 
+    @property
+    def is_assigned(self) -> bool:
+        """Whether the server chose the policy, so that the answer says something of the users' share that has it."""
+        return self.request.model == CURRENT
+
     def remember(self) -> None:
         """Hands over what was sent. Nothing is kept without consent, nor of an answer of which nothing went out."""
         if not self.consent.is_kept:
@@ -89,6 +95,7 @@ class Exchange:
             total_ms=_milliseconds(generation.elapsed_s),
             key_id=self.caller.key_id,
             user=self.end_user,
+            assigned=self.is_assigned,
             tags=self.tags,
             retrievable=self.consent.retrievable,
             trainable=self.consent.trainable,

@@ -24,7 +24,7 @@ from honed.server.metrics import Metrics
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """Of requests for answers: those that were answered to the end, and those that failed by our fault. What was
+    """Of requests for `honed`: those that were answered to the end, and those that failed by our fault. What was
     refused, cut off or too slow is neither."""
 
     answered: int = 0

@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import httpx
+from conftest import eventually
 from policies_server import Home, ask, states
+
+from honed.server.store import promotions
+from honed.server.store.database import open_database, writing
 
 NEVER = 10.0**6  # seconds
 USERS = [f"user {number}" for number in range(40)]
@@ -23,6 +27,20 @@ def try_out(http: httpx.Client, name: str, share: int, **fields: Any) -> None:
     assert response.status_code == 200, response.text
     policy = response.json()
     assert (policy["name"], policy["state"], policy["share"]) == (name, "candidate", share)
+
+
+def try_out_in_store(home: Home, name: str, share: int = 10) -> None:
+    """As a training does it."""
+    engine = open_database(home.url)
+    with writing(engine) as connection:
+        promotions.try_out(connection, home.ids[name], share=share, advances=True, key_id=None)
+    engine.dispose()
+
+
+def give_to_all(home: Home, http: httpx.Client, name: str) -> None:
+    """So that it is known who answers."""
+    try_out_in_store(home, name, 100)
+    eventually(lambda: states(http)[name] == "candidate" and policy(http, name)["share"] == 100)
 
 
 def policy(http: httpx.Client, name: str) -> dict[str, Any]:

@@ -276,7 +276,7 @@ def test_each_cycle_makes_a_better_policy(users: Users, worker: Worker, home: Pa
         before, steps = cycle["candidate"], steps[-4:]
     assert killer.killed == steps
     for step in cycle["steps"][:-1]:
-        said = users.get(f"/v1/fine_tuning/jobs/{step['job_id']}/events?limit=100")["data"]
+        said = users.get(f"/v1/fine_tuning/jobs/{step['job_id']}/events?limit=1000")["data"]
         assert "The job goes on." in [event["message"] for event in said]
 
 

@@ -112,14 +112,25 @@ def test_of_two_of_one_name_the_one_whose_folder_is_there(home: Home, store: Eng
     assert in_service(store) == first.id
 
 
-def test_a_rollback_to_what_is_gone_changes_nothing(home: Home, store: Engine) -> None:
-    home.add("one")
-    home.add("two")
-    said("promote", "one")
-    said("promote", "two")
-    shutil.rmtree(home.folder / "models" / "one")
-    assert "no server could load it" in refused("rollback")
-    assert in_service(store) == home.ids["two"]
+def test_a_rollback_needs_no_models_on_this_machine(home: Home, store: Engine) -> None:
+    """The servers may have them. It is said, but for a candidate, which goes without any."""
+    for name in ("one", "two"):
+        home.add(name)
+        said("promote", name)
+    home.add("three")
+    with writing(store) as connection:
+        promotions.try_out(connection, home.ids["three"], share=10, advances=True, key_id=None)
+    shutil.rmtree(home.folder / "models")
+    out = honed("rollback")
+    assert (out.exit_code, out.stderr) == (0, "")
+    assert out.stdout.startswith("two is in service now.")
+    back = honed("rollback")
+    assert back.exit_code == 0
+    assert back.stdout.startswith("one is in service now.")
+    assert back.stderr.startswith(f"honed: one ({home.ids['one']}) is not in ")
+    with reading(store) as connection:
+        newest = promotions.newest(connection)
+    assert (newest.policy_id, newest.candidate_id) == (home.ids["one"], None)
 
 
 # Lineage

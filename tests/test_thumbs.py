@@ -46,6 +46,10 @@ def counted_since(store: Engine, since: datetime, *policy_ids: str) -> dict[str,
         return thumbs.count_since(connection, policy_ids, since)
 
 
+def an_hour_ago() -> datetime:
+    return datetime.now(UTC) - timedelta(hours=1)
+
+
 def test_nothing_is_nothing(store: Engine) -> None:
     assert counted(store) == counted_since(store, NOON, "a", "b") == {}
 
@@ -53,16 +57,16 @@ def test_nothing_is_nothing(store: Engine) -> None:
 def test_thumbs_are_the_policys_that_answered(store: Engine) -> None:
     for policy_id, numbers in {"a": (1, 1, 0), "b": (0,)}.items():
         for number in numbers:
-            judge(store, add(store, policy_id=policy_id), number)
-    judge(store, add(store, policy_id="b"), 7, kind="rating")
+            judge(store, add(store, policy_id=policy_id, assigned=True), number)
+    judge(store, add(store, policy_id="b", assigned=True), 7, kind="rating")
     expected = {"a": Thumbs(up=2, down=1), "b": Thumbs(up=0, down=1)}
     assert counted(store) == expected
-    assert counted_since(store, datetime.now(UTC) - timedelta(hours=1), "a", "b") == expected
-    assert counted_since(store, datetime.now(UTC) - timedelta(hours=1), "b", "c") == {"b": expected["b"]}
+    assert counted_since(store, an_hour_ago(), "a", "b") == expected
+    assert counted_since(store, an_hour_ago(), "b", "c") == {"b": expected["b"]}
 
 
 def test_the_newest_word_of_each_person_on_each_answer_counts(store: Engine) -> None:
-    answered = add(store, "Q", "one", "two", policy_id="a")
+    answered = add(store, "Q", "one", "two", policy_id="a", assigned=True)
     for number in (1, 1, 0):
         judge(store, answered, number)
     assert counted(store) == {"a": Thumbs(up=0, down=1)}
@@ -72,20 +76,33 @@ def test_the_newest_word_of_each_person_on_each_answer_counts(store: Engine) -> 
     judge(store, answered, 0, labeler="ben")
     judge(store, answered, 1, choice=1)
     judge(store, answered, 1, kind="rating")
-    expected = {"a": Thumbs(up=3, down=2)}
-    assert counted(store) == expected
-    assert counted_since(store, datetime.now(UTC) - timedelta(hours=1), "a") == expected
+    assert counted(store) == {"a": Thumbs(up=3, down=2)}
 
 
-def test_only_what_was_answered_to_clients_since_then_counts(store: Engine) -> None:
-    """Not what is said now of an old answer, nor of what was made for labelers."""
+def test_where_policies_are_compared_labelers_of_one_key_are_one(store: Engine) -> None:
+    answered = add(store, "Q", "one", "two", policy_id="a", assigned=True)
+    for number in range(5):
+        judge(store, answered, 0, labeler=f"labeler {number}")
+    assert counted_since(store, an_hour_ago(), "a") == {"a": Thumbs(down=1)}
+    judge(store, answered, 1)
+    assert counted_since(store, an_hour_ago(), "a") == {"a": Thumbs(up=1)}, "the newest word"
+    judge(store, answered, 0, choice=1)
+    judge(store, answered, 0, key_id="key-2")
+    assert counted_since(store, an_hour_ago(), "a") == {"a": Thumbs(up=1, down=2)}
+    assert counted(store) == {"a": Thumbs(up=1, down=7)}
+
+
+def test_only_what_was_answered_since_then_counts_where_the_server_chose_the_policy(store: Engine) -> None:
+    """Not what is said now of an old answer, nor of one that was asked of this policy by its name, nor of what was made
+    for labelers."""
     now = datetime.now(UTC)
     old = logged(policy_id="a").created_s - 7200
-    judge(store, add(store, policy_id="a", created_s=old), 1)
+    judge(store, add(store, policy_id="a", assigned=True, created_s=old), 1)
+    judge(store, add(store, policy_id="a"), 1)
     judge(store, add(store, policy_id="a", source="labeling"), 1)
     assert counted_since(store, now - timedelta(hours=1), "a") == {}
     assert counted_since(store, now - timedelta(hours=3), "a") == {"a": Thumbs(up=1)}
-    judge(store, add(store, policy_id="a"), 0)
+    judge(store, add(store, policy_id="a", assigned=True), 0)
     assert counted_since(store, now - timedelta(hours=1), "a") == {"a": Thumbs(down=1)}
     assert counted_since(store, now + timedelta(hours=1), "a") == {}
 

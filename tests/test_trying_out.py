@@ -10,15 +10,18 @@ from typing import Any
 
 import httpx
 import pytest
-from candidates import NEVER, USERS, answered_by, filled, history, policy, try_out
+from candidates import NEVER, USERS, answered_by, filled, give_to_all, history, policy, try_out, try_out_in_store
 from conftest import LiveServer, eventually, running
 from policies_server import ENDLESS, PROMPT, Home, ask, error_of, events, promote, states, token_ids
 from pydantic import SecretStr
 from sqlalchemy.engine import URL
-from test_engines import served
+from test_engines import Blocked, served
 
+from honed.server import engines as engines_module
 from honed.server import opinions, policies
 from honed.server.canary import gets_candidate
+from honed.server.store import promotions
+from honed.server.store.database import open_database, writing
 
 CLIENT, ADMIN = "sk-client-0123456789abcdef", "sk-admin-0123456789abcdef"
 
@@ -65,7 +68,7 @@ def test_each_user_has_one_policy(home: Home, http: httpx.Client) -> None:
 
 
 def test_who_names_a_policy_gets_it(home: Home, http: httpx.Client) -> None:
-    try_out(http, "one", 100)
+    give_to_all(home, http, "one")
     for user in USERS[:5]:
         assert token_ids(ask(http, "honed", user=user)) == home.greedy("one")
         assert token_ids(ask(http, "base", user=user)) == home.greedy("base")
@@ -127,9 +130,9 @@ def test_no_answer_is_of_two_policies(home: Home, server: LiveServer, http: http
     assert [client.result() for client in clients] == [[]] * 4
 
 
-def test_a_rollback_takes_the_candidate_out(http: httpx.Client) -> None:
+def test_a_rollback_takes_the_candidate_out(home: Home, http: httpx.Client) -> None:
     promote(http, "two")
-    try_out(http, "one", 100)
+    give_to_all(home, http, "one")
     back = http.post("/v1/policies/rollback").json()
     assert (back["name"], back["state"], back["share"]) == ("two", "current", 100)
     assert states(http) == {"two": "current", "one": "idle", "base": "unloaded"}
@@ -160,14 +163,57 @@ def test_the_candidate_keeps_its_place(home: Home, server: LiveServer, http: htt
 
 def test_another_candidate_takes_its_place(home: Home) -> None:
     with running(home.settings(canary_step_s=NEVER, max_policies=3)) as server, server.http() as http:
-        try_out(http, "one", 100)
-        try_out(http, "two", 100)
+        give_to_all(home, http, "one")
+        give_to_all(home, http, "two")
         assert states(http) == {"base": "current", "one": "idle", "two": "candidate"}
         assert answered_by(http) == "two"
 
 
-def test_running_answers_of_a_candidate_that_is_taken_out_go_on(http: httpx.Client) -> None:
-    try_out(http, "one", 100)
+@pytest.mark.parametrize("loading", ["a promotion", "a canary", "what another server tries out", "what it promotes"])
+def test_a_rollback_does_not_wait_while_another_policy_is_loaded(
+    home: Home, monkeypatch: pytest.MonkeyPatch, loading: str
+) -> None:
+    blocked = Blocked()
+    with running(home.settings(canary_step_s=NEVER, max_policies=3)) as server, server.http() as http:
+        promote(http, "one")
+        monkeypatch.setattr(engines_module, "load_folder", blocked)
+        with ThreadPoolExecutor(1) as threads:
+            if loading == "a promotion":
+                asked = threads.submit(http.post, "/v1/policies/two/promote")
+            elif loading == "a canary":
+                asked = threads.submit(http.post, "/v1/policies/two/canary", json={"share": 10})
+            else:
+                change = try_out_in_store if loading == "what another server tries out" else promote_in_store
+                asked = threads.submit(change, home, "two")
+            try:
+                assert blocked.has_begun.wait(60)
+                back = http.post("/v1/policies/rollback", timeout=20).json()
+                assert not blocked.may_go_on.is_set()
+                assert (back["state"], answered_by(http)) == ("current", back["name"])
+            finally:
+                blocked.may_go_on.set()
+            asked.result()
+        by_hand = loading in ("a promotion", "a canary")
+        assert back["name"] == ("base" if by_hand else "one"), "what the store already had is taken back"
+        last = {"a promotion": "two", "a canary": "base"}.get(loading, "one")
+        eventually(lambda: states(http)["two"] in ("current", "candidate", "idle"))
+        assert (answered_by(http, user=nobody(home)), states(http)[last]) == (last, "current")
+        assert (states(http)["two"] == "candidate") == (loading == "a canary")
+
+
+def nobody(home: Home) -> str:
+    return next(each for each in USERS if not gets_candidate(home.ids["two"], 10, each))
+
+
+def promote_in_store(home: Home, name: str) -> None:
+    engine = open_database(home.url)
+    with writing(engine) as connection:
+        promotions.promote(connection, home.ids[name], key_id=None)
+    engine.dispose()
+
+
+def test_running_answers_of_a_candidate_that_is_taken_out_go_on(home: Home, http: httpx.Client) -> None:
+    give_to_all(home, http, "one")
     with http.stream("POST", "/v1/completions", json=ENDLESS | {"model": "honed"}) as stream:
         http.post("/v1/policies/rollback")
         assert states(http) == {"base": "current", "one": "loaded", "two": "unloaded"}
@@ -181,7 +227,7 @@ def test_running_answers_of_a_candidate_that_is_taken_out_go_on(http: httpx.Clie
     [
         ({}, "missing_required_parameter", "share"),
         ({"share": 0}, "integer_below_min_value", "share"),
-        ({"share": 101}, "integer_above_max_value", "share"),
+        ({"share": 100}, "integer_above_max_value", "share"),
         ({"share": 1.5}, "invalid_type", "share"),
         ({"share": 1, "advance": "yes"}, "invalid_type", "advance"),
     ],
@@ -237,7 +283,7 @@ def test_the_document_has_the_routes(http_client: httpx.Client) -> None:
     assert "/v1/policies/history" in paths
     body = paths["/v1/policies/{name}/canary"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert body["required"] == ["share"]
-    assert (body["properties"]["share"]["minimum"], body["properties"]["share"]["maximum"]) == (1, 100)
+    assert (body["properties"]["share"]["minimum"], body["properties"]["share"]["maximum"]) == (1, 99)
 
 
 def test_servers_of_a_store_try_out_together(store_url: URL, tmp_path: Path) -> None:
@@ -258,7 +304,7 @@ def test_a_server_that_starts_later_tries_out_too(home: Home) -> None:
     settings = home.settings(canary_step_s=NEVER)
     with running(settings) as server, server.http() as http:
         promote(http, "two")
-        try_out(http, "one", 100)
+        give_to_all(home, http, "one")
     with running(settings) as server, server.http() as http:
         assert server.model == "two"
         eventually(lambda: states(http)["one"] == "candidate")

@@ -8,7 +8,18 @@ from pathlib import Path
 
 import httpx
 import pytest
-from candidates import NEVER, USERS, answered_by, filled, history, is_out, policy, try_out
+from candidates import (
+    NEVER,
+    USERS,
+    answered_by,
+    filled,
+    give_to_all,
+    history,
+    is_out,
+    policy,
+    try_out,
+    try_out_in_store,
+)
 from conftest import LiveServer, eventually, running
 from policies_server import ENDLESS, Home, ask, error_of, events, states, token_ids
 from prometheus_client.parser import text_string_to_metric_families
@@ -20,7 +31,7 @@ from test_erasure import train
 from honed.server import engines as engines_module
 from honed.server import opinions, policies
 from honed.server.store import promotions, users
-from honed.server.store.database import open_database, reading, writing
+from honed.server.store.database import reading, writing
 from honed.server.store.erasure import erase_user
 from honed.server.store.tables import Checkpoint, Completion
 
@@ -49,23 +60,20 @@ def http(server: LiveServer) -> Iterator[httpx.Client]:
         yield http
 
 
-def try_out_in_store(home: Home, name: str, share: int = 10) -> None:
-    """As a training does it."""
-    engine = open_database(home.url)
-    with writing(engine) as connection:
-        promotions.try_out(connection, home.ids[name], share=share, advances=True, key_id=None)
-    engine.dispose()
-
-
 def thumbs(http: httpx.Client, name: str) -> tuple[int, int]:
     counted = policy(http, name)["feedback"]
     return counted["up"], counted["down"]
 
 
-def ask_and_judge(http: httpx.Client, user: str, values: dict[str, str]) -> None:
-    """`values`: what is said, by the policy that answers."""
+def ask_and_judge(http: httpx.Client, user: str, values: dict[str, str]) -> str:
+    """The answer's id. `values`: what is said, by the policy that answers."""
     answer = ask(http, "honed", user=user, max_tokens=2).json()
-    said = {"completion_id": answer["id"], "kind": "thumb", "value": values[answer["model"]]}
+    say(http, answer["id"], values[answer["model"]])
+    return str(answer["id"])
+
+
+def say(http: httpx.Client, completion_id: str, value: str, **author: str) -> None:
+    said = {"completion_id": completion_id, "kind": "thumb", "value": value} | author
     eventually(lambda: http.post("/v1/feedback", json=said).status_code == 200)
 
 
@@ -84,7 +92,7 @@ def test_thumbs_are_shown_by_policy(home: Home) -> None:
         counted = policy(http, "base")["feedback"]
         assert (counted["up"], counted["down"], counted["rate"]) == (2, 1, pytest.approx(2 / 3))
         assert (counted["low"], counted["high"]) == pytest.approx((0.2077, 0.9385), abs=1e-4), "Wilson"
-        try_out(http, "one", 100)
+        give_to_all(home, http, "one")
         eventually(lambda: thumbs(http, "base") == (0, 0))  # what counts is what was answered since then
         ask_and_judge(http, "ann", {"one": "up"})
         eventually(lambda: thumbs(http, "one") == (1, 0))
@@ -113,14 +121,34 @@ def test_one_that_users_like_less_is_rolled_back(
         assert len(before) == 1, "one of the servers did it, once"
 
 
+def test_who_asks_for_a_policy_by_its_name_decides_nothing(home: Home) -> None:
+    """Nor does one client that speaks for many labelers."""
+    with running(home.settings(canary_step_s=NEVER, logging="all")) as server, server.http() as http:
+        try_out(http, "one", 50)
+        for name, value in {"base": "up", "one": "down"}.items():
+            asked = [ask(http, name, max_tokens=1).json()["id"] for _ in range(30)]
+            asked += [ask_and_judge(http, f"user {each}", {"base": value, "one": value}) for each in range(4)]
+            for number, completion_id in enumerate(asked):
+                say(http, completion_id, value, labeler=f"labeler {number}")
+            for number in range(30):
+                say(http, asked[-1], value, labeler=f"labeler {number}")
+        eventually(lambda: sum(map(sum, (thumbs(http, "base"), thumbs(http, "one")))) == 8)
+        assert not is_out(http)
+        candidate, current = (served(server, home, name).outcomes for name in ("one", "base"))
+        assert candidate.answered + current.answered == 8
+        assert {answered_by(http, user=user, max_tokens=1) for user in USERS} == {"base", "one"}, "it goes on"
+
+
 def test_one_that_is_liked_as_much_advances_to_a_promotion(store_url: URL, tmp_path: Path) -> None:
     home = filled(Home.at(tmp_path, store_url))
     settings = home.settings(canary_step_s=0, canary_min_answers=3, canary_shares=(20, 60))
     with running(settings) as first, running(settings) as second, first.http() as http, second.http() as other:
         try_out(http, "one", 5, advance=True)
-        while not is_out(http):
-            for _ in range(20):
-                answered_by(http, max_tokens=1)  # of users, none may be among the 5 %
+        for _ in range(2000):  # 20 answers are enough, but for chance; of users, none may be among the 5 %
+            answered_by(http, max_tokens=1)
+            if is_out(http):
+                break
+        assert is_out(http)
         changes = history(http)
         steps = [(each["policy"], each["candidate"], each["share"]) for each in reversed(changes)]
         assert steps == [("base", "one", 5), ("base", "one", 20), ("base", "one", 60), ("one", None, 0)]
@@ -139,7 +167,7 @@ def test_one_whose_engine_dies_is_rolled_back(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    try_out(http, "one", 100)
+    give_to_all(home, http, "one")
     dying = served(server, home, "one")
     monkeypatch.setattr(dying._engine, "step", lambda: die(dying._engine))
     assert error_of(ask(http, "honed")) == (500, "internal_error")
@@ -153,15 +181,15 @@ def test_one_whose_engine_dies_is_rolled_back(
     assert token_ids(ask(http, "one")) == home.greedy("one"), "its name is there still"
 
 
+def fail(*_: object, **__: object) -> None:
+    raise ZeroDivisionError
+
+
 def test_one_that_fails_more_often_is_rolled_back(
     home: Home, server: LiveServer, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its tokenizer fails for half of the users; the current policy's answers the others."""
     try_out(http, "one", 50)
-
-    def fail(*_: object, **__: object) -> None:
-        raise ZeroDivisionError
-
     monkeypatch.setattr(served(server, home, "one").policy.tokenizer, "encode", fail)
     codes: Counter[int] = Counter()
     for number in range(400):
@@ -176,8 +204,8 @@ def test_one_that_fails_more_often_is_rolled_back(
 def test_what_counts_as_a_failure(
     home: Home, server: LiveServer, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not what is the client's fault, nor one that goes away."""
-    try_out(http, "one", 100)
+    """Not what is the client's fault, nor one that goes away, nor of requests that name the policy."""
+    give_to_all(home, http, "one")
     candidate = served(server, home, "one")
     for _ in range(3):
         assert ask(http, "honed", stop_token_ids=[10**6]).status_code == 400
@@ -189,12 +217,27 @@ def test_what_counts_as_a_failure(
     with http.stream("POST", "/v1/completions", json=ENDLESS | {"model": "honed", "max_tokens": 3}) as stream:
         assert events(stream)[-1] == "[DONE]"
     assert (candidate.outcomes.answered, candidate.outcomes.failed) == (2, 0)
+    assert ask(http, "one", max_tokens=1).status_code == 200
+    with http.stream("POST", "/v1/completions", json=ENDLESS | {"model": "one", "max_tokens": 3}) as stream:
+        assert events(stream)[-1] == "[DONE]"
+    with monkeypatch.context() as patch:
+        patch.setattr(candidate.policy.tokenizer, "encode", fail)
+        assert ask(http, "one", prompt="Hi").status_code == 500
+        assert (candidate.outcomes.answered, candidate.outcomes.failed) == (2, 0)
+        assert ask(http, "honed", prompt="Hi").status_code == 500
+        assert (candidate.outcomes.answered, candidate.outcomes.failed) == (2, 1)
     monkeypatch.setattr(candidate._engine, "step", lambda: die(candidate._engine))
     with http.stream("POST", "/v1/completions", json=ENDLESS | {"model": "honed"}) as stream:
         assert events(stream)[-1] != "[DONE]"
-    eventually(lambda: (candidate.outcomes.answered, candidate.outcomes.failed) == (2, 1))
+    eventually(lambda: (candidate.outcomes.answered, candidate.outcomes.failed) == (2, 2))
 
 
+@pytest.fixture
+def _no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policies, "PATIENCE", policies.PATIENCE * 0)
+
+
+@pytest.mark.usefixtures("_no_patience")
 def test_one_that_cannot_be_loaded_is_rolled_back(home: Home, http: httpx.Client) -> None:
     weights = home.folder / "models" / "one" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
@@ -206,6 +249,21 @@ def test_one_that_cannot_be_loaded_is_rolled_back(home: Home, http: httpx.Client
     assert answered_by(http) == "base"
 
 
+def test_one_that_comes_late_to_a_server_is_waited_for(home: Home, http: httpx.Client) -> None:
+    folder = home.folder / "models" / "one"
+    folder.rename(home.folder / "elsewhere")
+    try_out_in_store(home, "one", 100)
+    eventually(lambda: "not on this server" in str(http.get("/health").json()["detail"]))
+    assert answered_by(http) == "base"
+    assert http.get("/health").status_code == 200
+    (home.folder / "elsewhere").rename(folder)
+    eventually(lambda: states(http)["one"] == "candidate")
+    assert len(history(http)) == 1
+    eventually(lambda: http.get("/health").json()["detail"] is None)
+    assert answered_by(http) == "one"
+
+
+@pytest.mark.usefixtures("_no_patience")
 def test_one_that_is_not_on_a_server_is_rolled_back(home: Home, http: httpx.Client) -> None:
     (home.folder / "models" / "one").rename(home.folder / "elsewhere")
     try_out_in_store(home, "one")
@@ -214,13 +272,11 @@ def test_one_that_is_not_on_a_server_is_rolled_back(home: Home, http: httpx.Clie
     assert answered_by(http) == "base"
 
 
+@pytest.mark.usefixtures("_no_patience")
 def test_a_fault_in_loading_that_nobody_foresaw(
     home: Home, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def explode(*_: object, **__: object) -> None:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(engines_module, "load_folder", explode)
+    monkeypatch.setattr(engines_module, "load_folder", fail)
     try_out_in_store(home, "one")
     eventually(lambda: len(history(http)) == 2)
     assert answered_by(http) == "base"
@@ -253,7 +309,7 @@ def test_an_erasure_leaves_what_is_tried_out(home: Home) -> None:
     """It names the candidate, which was trained on what is erased; what becomes of that is for people to say."""
     with running(home.settings(canary_step_s=NEVER, logging="all")) as server, server.http() as http:
         ask_and_judge(http, "ann", {"base": "up"})
-        try_out(http, "one", 100)
+        give_to_all(home, http, "one")
         engine = server.app.state.storage.engine
         with reading(engine) as connection:
             ids = list(connection.execute(select(Completion.id)).scalars())

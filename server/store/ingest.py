@@ -110,6 +110,7 @@ class Ingest:
                 "total_ms": logged.total_ms,
                 "key_id": logged.key_id,
                 "user_hash": user_hash,
+                "assigned": logged.assigned,
                 "retrievable": logged.retrievable,
                 "trainable": trainable,
                 "tags": tags,

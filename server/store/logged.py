@@ -30,7 +30,7 @@ class LoggedChoice:
 class LoggedCompletion:
     """`created_s` is in Unix seconds. `messages`: role, content and perhaps name; a text prompt is one of the role
     `text`. `user` is what the client sent: it is hashed before it is stored; `user_hash` is given instead where the
-    prompt is another completion's (`derived_from`)."""
+    prompt is another completion's (`derived_from`). `assigned`: the server chose the policy."""
 
     id: str
     endpoint: str
@@ -43,6 +43,7 @@ class LoggedCompletion:
     retrievable: bool
     trainable: bool
     source: str = "server"
+    assigned: bool = False
     request_id: str | None = None
     prompt_token_ids: Sequence[int] | None = None
     params: Mapping[str, Any] = field(default_factory=dict)

@@ -109,6 +109,7 @@ class Completion(Base):
     total_ms: Mapped[int | None]
     key_id: Mapped[str]
     user_hash: Mapped[str | None]
+    assigned: Mapped[bool | None]  # the server chose the policy: `honed` was asked for; null: not written down
     retrievable: Mapped[bool]  # through OpenAI's stored completions
     trainable: Mapped[bool]
     tags: Mapped[dict[str, str]]  # OpenAI's `metadata`; `tags` has a row for each, to be looked up by

@@ -13,7 +13,7 @@ class ChangeRequest(RequestPart):
 
 
 class CanaryRequest(RequestPart):
-    share: int = Field(ge=1, le=100, description="Per cent of the users who get the policy as `honed`.")
+    share: int = Field(ge=1, le=99, description="Per cent of the users who get the policy as `honed`.")
     advance: bool = Field(
         default=False, description="Let the share grow by itself, up to a promotion, as the server's settings say."
     )
@@ -45,7 +45,8 @@ class PolicyObject(ResponsePart):
     leases: int = Field(description="Requests that use it or wait for it.")
     created: int
     feedback: ThumbCounts = Field(
-        description="Of a candidate, and of the current policy beside it: since it began to be tried out."
+        description="Of a candidate, and of the current policy beside it: on answers to requests for `honed` since it "
+        "began to be tried out, one for each key."
     )
 
 

@@ -1,4 +1,5 @@
-"""Policies that are tried out beside the one in service, and why a promotion was made."""
+"""Policies that are tried out beside the one in service, which answers are of a policy that the server chose, and why a
+promotion was made."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ depends_on = None
 
 
 def upgrade() -> None:
+    op.add_column("completions", sa.Column("assigned", sa.Boolean(), nullable=True))
     with op.batch_alter_table("promotions") as promotions:  # SQLite adds a NOT NULL column with a default only
         promotions.add_column(sa.Column("candidate_id", sa.Text(), nullable=True))
         promotions.add_column(sa.Column("share", sa.Integer(), nullable=False, server_default="0"))
