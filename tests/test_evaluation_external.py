@@ -120,8 +120,9 @@ def test_a_server_that_is_busy_is_asked_again() -> None:
     ids=["refused", "overloaded", "no JSON", "no choice"],
 )
 def test_a_server_that_gives_no_judgement_ends_the_evaluation(answer: Reply, requests: int, fault: str) -> None:
-    with serve(lambda _: answer) as peer, pytest.raises(TrainingError, match=f"The judge large at .*{fault}"):
+    with serve(lambda _: answer) as peer, pytest.raises(TrainingError, match=f"The judge large .*{fault}") as raised:
         Judge(f"{peer.url}/v1", "large", None).compare([PAIR])
+    assert peer.url not in str(raised.value), "a job's error is for everyone who asks for it"
     assert len(peer.requests) == requests
 
 

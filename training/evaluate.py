@@ -20,6 +20,7 @@ import torch
 from sqlalchemy import Engine
 
 from honed.models.policy import choose_device
+from honed.models.sources import hub_name
 from honed.server.store.exchange.files import write_rows
 from honed.training.evaluation.answering import Said, Turn, take_turn
 from honed.training.evaluation.config import EvaluationConfig
@@ -52,7 +53,7 @@ def evaluate(config: EvaluationConfig, *, home: Path, engine: Engine | None, sho
     Raises TrainingError, SourceError, PolicyError and StoreError, each with a message that says what to do.
     """
     folder = output_folder(config, home)
-    party = gather(config, home)
+    party = gather(config, home, engine)
     external = Judge(config.judge_url, str(config.judge_name), config.judge_key_env) if config.judge_url else None
     device = choose_device(config.device)
     questions = load_questions(config, party, engine)
@@ -107,8 +108,16 @@ def _result(
             "too_long": tasks.too_long,
             "not_looked_at": list(questions.unknown),
         },
-        "settings": config.model_dump(mode="json"),
+        "settings": _settings(config),
     }
+
+
+def _settings(config: EvaluationConfig) -> dict[str, Any]:
+    """Those that anyone may read: models by their names, not by where they lie, and nothing of the second judge's
+    server."""
+    names = {name: getattr(config, name) for name in ("candidate", "incumbent", "judge_model")}
+    own = config.model_dump(mode="json", exclude={"judge_url", "judge_key_env"})
+    return own | {name: hub_name(given) or Path(given).name for name, given in names.items()}
 
 
 def _rows(
@@ -145,7 +154,7 @@ def _asked_outside(external: Judge, config: EvaluationConfig, tasks: Tasks, rows
         for one, other in zip(row["candidate"], row["incumbent"], strict=True)
     ]
     rate = external_win_rate(external.compare(pairs), config.samples, config.seed)
-    return rate | {"model": config.judge_name, "url": config.judge_url}
+    return rate | {"model": config.judge_name}
 
 
 def _rounded(value: Any) -> Any:

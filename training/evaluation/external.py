@@ -124,7 +124,7 @@ class Judge:
         return content if isinstance(content, str) else ""
 
     def _error(self, fault: str) -> TrainingError:
-        return TrainingError(f"The judge {self._model} at {self._url} gave no judgement: {fault}")
+        return TrainingError(f"The judge {self._model} (--judge-url) gave no judgement: {fault}")
 
 
 def read_letter(reply: str) -> str | None:

@@ -54,7 +54,8 @@ def _measures(result: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str, s
         note = f"{_between(outside)}, {number(outside['unusable'])} replies unusable"
         yield f"win rate by {outside['model']}", percent(outside["mean"]), "", note, over
     loss, kl, lengths = result["loss"], result["kl"], result["lengths"]
-    yield _row("loss on held-out text, nats a token", loss, "rise", number, limits["max_loss_rise"])
+    label = f"loss on {loss.get('of', 'held-out text')}, nats a token"
+    yield _row(label, loss, "rise", number, limits["max_loss_rise"])
     yield _row("answers that refuse", result["refusals"], "rise", percent, limits["max_refusal_rise"])
     yield _row("phrases that repeat", result["repetition"], "rise", percent, limits["max_repetition_rise"])
     yield _row(

@@ -15,13 +15,13 @@ from typing import Any, Final
 from sqlalchemy import Engine
 
 from honed.models.checkpoint import Lineage
-from honed.server.store.exchange.records import Record
+from honed.server.store.exchange.records import Record, shown
 from honed.server.store.prefixes import prefix_key
 from honed.training.configs import STAGES, DataConfig
 from honed.training.data.datasets import DataError, Dataset, Example, load_dataset
 from honed.training.data.splits import Split, place
 from honed.training.evaluation.config import EvaluationConfig
-from honed.training.evaluation.party import Party
+from honed.training.evaluation.party import Member, Party
 from honed.training.failures import TrainingError
 
 LEAST: Final = 10  # prompts: fewer say nothing
@@ -29,13 +29,13 @@ LEAST: Final = 10  # prompts: fewer say nothing
 
 @dataclass(frozen=True, slots=True)
 class Questions:
-    """`prompts` in the order in which they are taken, more than are asked. `demonstrations` are None where there are
-    none, for the reason `why_none`. `seen`: prompts that were left out since something was trained on them.
-    `unknown`: names of checkpoints whose data are not there to be looked at."""
+    """`prompts` in the order in which they are taken, more than are asked. `demonstrations`: of one split; none for the
+    reason `why_none`. `seen`: prompts that were left out since something was trained on them. `unknown`: names of
+    checkpoints that are not known any more, or whose data are not there to be looked at."""
 
     dataset: Dataset
     prompts: list[Example]
-    demonstrations: list[Example] | None
+    demonstrations: list[Example]
     why_none: str
     seen: int
     unknown: tuple[str, ...] = field(default=())
@@ -47,9 +47,8 @@ def load_questions(config: EvaluationConfig, party: Party, engine: Engine | None
     dataset = load_dataset(own, "ppo", engine)
     learned = _Learned(engine)
     _require_apart(party, learned)
-    everything = {lineage.id: lineage for each in (party.candidate, party.incumbent, party.judge)
-                  for lineage in each.made_of}  # fmt: skip
-    known = set().union(*(learned.from_(lineage, ("train",)) for lineage in everything.values()))
+    policies = learned.by(party.candidate, party.incumbent)
+    known = policies | learned.by(party.judge)
     held_out = {prefix_key(each.record.prompt): each for each in dataset.of("validation")}
     kept = [key for key in held_out if key not in known]
     if len(kept) < LEAST:
@@ -59,7 +58,7 @@ def load_questions(config: EvaluationConfig, party: Party, engine: Engine | None
             "--validation, or collect more."
         )
     kept.sort(key=lambda key: place(f"evaluation {key}", config.seed))
-    demonstrations, why_none = _demonstrations(own, engine, known)
+    demonstrations, why_none = _demonstrations(own, engine, policies)
     return Questions(
         dataset=dataset,
         prompts=[held_out[key] for key in kept],
@@ -74,13 +73,25 @@ def _data_settings(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: settings[name] for name in DataConfig.model_fields if name in settings}
 
 
-def _demonstrations(config: DataConfig, engine: Engine | None, known: set[int]) -> tuple[list[Example] | None, str]:
+def _demonstrations(config: DataConfig, engine: Engine | None, known: set[int]) -> tuple[list[Example], str]:
+    """Of the test split, where there are some: SFT has chosen its epoch on those of the other. `known`: what the
+    policies have learned from; that the judge knows a prompt of the test split changes no policy's loss."""
     try:
-        held_out = load_dataset(config, "sft", engine, keep=False).of("validation")
+        dataset = load_dataset(config, "sft", engine, keep=False)
     except DataError as error:
-        return None, f"There are no held-out demonstrations. ({error})"
-    found = [each for each in held_out if prefix_key(each.record.prompt) not in known]
-    return (found, "") if found else (None, "There are no held-out demonstrations.")
+        return [], f"There are no held-out demonstrations. ({_without_folders(str(error), config)})"
+    splits: tuple[Split, ...] = ("test", "validation")
+    for split in splits:
+        if found := [each for each in dataset.of(split) if prefix_key(each.record.prompt) not in known]:
+            return found, ""
+    return [], "There are no held-out demonstrations."
+
+
+def _without_folders(text: str, config: DataConfig) -> str:
+    """Where a file lies is nobody's business who reads a result."""
+    for path in (Path(each) for each in (config.data, config.validation_data) if each is not None):
+        text = text.replace(shown(str(path), 300), path.name)
+    return text
 
 
 def _require_apart(party: Party, learned: _Learned) -> None:
@@ -105,7 +116,13 @@ class _Learned:
     def __init__(self, engine: Engine | None) -> None:
         self._engine = engine
         self._found: dict[str, Dataset | None] = {}
-        self.unknown: list[str] = []
+        self.unknown: dict[str, None] = {}  # in their order
+
+    def by(self, *members: Member) -> set[int]:
+        """What they were trained on."""
+        self.unknown |= dict.fromkeys(name for each in members for name in each.lost)
+        made_of = (lineage for each in members for lineage in each.made_of)
+        return set().union(*(self.from_(lineage, ("train",)) for lineage in made_of))
 
     def from_(self, lineage: Lineage, splits: Sequence[Split]) -> set[int]:
         """Empty where the data are not there any more: those of a file that was changed, of another store."""
@@ -114,7 +131,7 @@ class _Learned:
         if lineage.id not in self._found:
             self._found[lineage.id] = self._dataset(lineage)
             if self._found[lineage.id] is None:
-                self.unknown.append(lineage.name)
+                self.unknown[lineage.name] = None
         dataset = self._found[lineage.id]
         return set() if dataset is None else _keys(each.record for each in dataset.examples if each.split in splits)
 

@@ -151,10 +151,10 @@ def _texts(
         if not all(trees):
             raise TrainingError(f"{config.text} has no texts: give others with --text, or leave it out.")
         return Path(config.text).name, trees, ""
-    found = (questions.demonstrations or [])[: config.max_prompts]
+    found = questions.demonstrations[: config.max_prompts]
     trees = [tuple(demonstrations(found, encoder)) for encoder in encoders]
     if all(trees):
-        return "held-out demonstrations", trees, ""
+        return f"demonstrations of the {found[0].split} split", trees, ""
     return None, [(), ()], questions.why_none or "No held-out demonstration leaves room for its answer."
 
 
