@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,15 @@ EMPTY = "The step reward cannot be asked for: There is nothing to train on: the 
 
 
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     """The store of a home of its own."""
     monkeypatch.setenv("HONED_HOME", str(tmp_path))
     for name in ("HONED_DATABASE_URL", "HONED_MODEL"):
         monkeypatch.delenv(name, raising=False)
     engine = open_database(database_url(None, tmp_path))
     migrate(engine)
-    return engine
+    yield engine
+    engine.dispose()
 
 
 def honed(*arguments: str, fails: bool = False) -> str:
