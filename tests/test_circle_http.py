@@ -77,11 +77,11 @@ class Users:
             time.sleep(0.2)
         return self._checked(response)
 
-    def ask(self, word: str, *, model: str = "honed", samples: int = SAMPLES, seed: int | None = None) -> Any:
-        """A chat completion, by the user whose word it is."""
+    def ask(self, word: str, *, model: str = "honed", samples: int = SAMPLES) -> Any:
+        """A chat completion, by the user whose word it is. Each policy answers a word in its way, every time."""
         return self.post("/v1/chat/completions", {
             "model": model, "messages": [{"role": "user", "content": word}], "n": samples, "max_tokens": 8,
-            "user": f"user-{crc32(word.encode()) % USERS}", "seed": seed,
+            "user": f"user-{crc32(word.encode()) % USERS}", "seed": crc32(word.encode()),
         })  # fmt: skip
 
     def all_ask(self, asked: Sequence[str], **how: Any) -> list[Any]:
