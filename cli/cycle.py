@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
-import signal
-import sys
-import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from honed.cli.failure import fail
+from honed.cli.jobs import work
 from honed.cli.store import DatabaseUrl, opened
 
 if TYPE_CHECKING:
@@ -61,7 +58,7 @@ def cycle(
         if queue:
             print(cycle_id)
             return
-        _work(engine, database_url, device)
+        work(engine, database_url, device, once=True)
         with reading(engine) as connection:
             lines, status = _end_of(connection, cycle_id)
     print("\n".join(lines))
@@ -88,20 +85,6 @@ def approve(
             lines, status = _end_of(connection, chosen)
     print("\n".join(lines))
     raise typer.Exit(status)
-
-
-def _work(engine: Any, database_url: str | None, device: str) -> None:
-    """Trains here until no job waits and no cycle goes on."""
-    from honed.cli.jobs import device_name
-    from honed.models.sources import honed_home
-    from honed.training.worker import Worker
-
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    stop = threading.Event()
-    for each in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(each, lambda *_: stop.set())
-    Worker(engine, database_url, honed_home(), device_name(device)).work(stop, once=True)
 
 
 def _gone_on_with(connection: Any, error: CycleGoingOnError, asked: Mapping[str, Any]) -> str:

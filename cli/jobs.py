@@ -11,12 +11,17 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from honed.cli.failure import fail
 from honed.cli.store import DatabaseUrl, opened
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from honed.training.cycle import Schedule
 
 logger = logging.getLogger(__name__)
 
@@ -45,33 +50,46 @@ def worker(
     """Train what jobs ask for, one at a time, each in a process of its own. Several machines may each have workers."""
     from datetime import timedelta
 
-    from honed.models.sources import honed_home
     from honed.training.cycle import Schedule
+
+    if cycle_hours is not None and cycle_after is None:
+        raise fail("--cycle-hours says nothing without --cycle-after.")
+    every = timedelta(hours=24 if cycle_hours is None else cycle_hours)
+    schedule = None if cycle_after is None else Schedule(cycle_after, every, model)
+    with opened(database_url) as engine:
+        work(engine, database_url, device, once=once, with_parent=with_parent, schedule=schedule)
+
+
+def work(
+    engine: Engine,
+    database_url: str | None,
+    device: str,
+    *,
+    once: bool,
+    with_parent: bool = False,
+    schedule: Schedule | None = None,
+) -> None:
+    """A worker in this process, until a signal ends it, or as `Worker.work` says."""
+    from honed.models.sources import honed_home
     from honed.training.failures import TrainingError
     from honed.training.orders import second_judge
     from honed.training.worker import Worker
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    try:
+        second_judge(os.environ)
+    except TrainingError as error:
+        raise fail(str(error)) from None
     stop = threading.Event()
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, lambda *_: stop.set())
     if with_parent:
         threading.Thread(target=_set_with_stdin, args=(stop,), daemon=True).start()
-    if cycle_hours is not None and cycle_after is None:
-        raise fail("--cycle-hours says nothing without --cycle-after.")
-    try:
-        second_judge(os.environ)
-    except TrainingError as error:
-        raise fail(str(error)) from None
-    every = timedelta(hours=24 if cycle_hours is None else cycle_hours)
-    schedule = None if cycle_after is None else Schedule(cycle_after, every, model)
-    name = device_name(device)
-    with opened(database_url) as engine:
-        Worker(engine, database_url, honed_home(), name, schedule).work(stop, once=once)
+    Worker(engine, database_url, honed_home(), _device_name(device), schedule).work(stop, once=once)
 
 
-def device_name(device: str) -> str:
+def _device_name(device: str) -> str:
     """One name for each device, or the queue would take `auto`, `cuda` and `cuda:0` for three."""
     from honed.models.policy import PolicyError, choose_device
 

@@ -69,7 +69,7 @@ async def _counted(lines: AsyncIterator[str], served: ServedPolicy) -> AsyncIter
     try:
         async for line in lines:
             yield line
-    except Exception as error:
+    except Exception as error:  # whatever it is, it is only counted here
         if is_fault(error):
             served.count_failure()
         raise

@@ -8,9 +8,8 @@ who names a policy is no sample of the users; of several servers that decide at 
 candidate keeps it while its share grows; all servers agree on who that is.
 
 Votes and answers are taken to be independent. They are looked at again and again, so an interval has to be three
-standard errors wide before it counts. Of equal
-policies, looked at after each of 1,000 votes a side, two or three in a hundred are rolled back
-(`tests/test_canary.py` plays it); with two standard errors it would be one in five.
+standard errors wide before it counts. Of equal policies, looked at after each of 1,000 votes a side, two or three in a
+hundred are rolled back (`tests/test_canary.py` plays it); with two standard errors it would be one in five.
 """
 
 from __future__ import annotations

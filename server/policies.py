@@ -180,7 +180,7 @@ class Service:
                 served = lease.enter_context(candidate.leased())
             try:
                 yield served
-            except Exception as error:
+            except Exception as error:  # whatever it is, it is only counted here
                 if model == CURRENT and is_fault(error):
                     served.count_failure()
                 raise

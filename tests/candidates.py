@@ -1,13 +1,18 @@
-"""Policies that are tried out: what is asked of servers that do it, and what they say."""
+"""Policies that are tried out: servers that do it, what is asked of them, and what they say. A test module has the
+fixtures `looks_often`, `home`, `server` and `http` where it names them as its own."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
-from conftest import eventually
+import pytest
+from conftest import LiveServer, eventually, running
 from policies_server import Home, ask, states
 
+from honed.server import opinions, policies
 from honed.server.store import promotions
 from honed.server.store.database import open_database, writing
 
@@ -20,6 +25,30 @@ def filled(home: Home) -> Home:
     for name in ("one", "two"):
         home.add(name, max_position_embeddings=4096)
     return home
+
+
+@pytest.fixture(autouse=True)
+def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policies, "FOLLOW_S", 0.05)
+    monkeypatch.setattr(opinions, "COUNT_S", 0.0)
+    monkeypatch.setattr(opinions, "REST", 0)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return filled(Home.at(tmp_path))
+
+
+@pytest.fixture
+def server(home: Home) -> Iterator[LiveServer]:
+    with running(home.settings(canary_step_s=NEVER)) as server:
+        yield server
+
+
+@pytest.fixture
+def http(server: LiveServer) -> Iterator[httpx.Client]:
+    with server.http() as http:
+        yield http
 
 
 def try_out(http: httpx.Client, name: str, share: int, **fields: Any) -> None:

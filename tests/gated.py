@@ -10,27 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from fakes import save_tiny_policy
+from gold import LETTERS, gold, words
 from toy_runs import write_rows
 
 from honed.training.configs import RewardConfig, SFTConfig
 from honed.training.evaluation.config import EvaluationConfig
 from honed.training.runs import run
 
-LETTERS = "abcdef"
 ANSWER_TOKENS = 6
 SPLITS: dict[str, Any] = {"validation": 0.2, "test": 0.3}
 SMALL: dict[str, Any] = {"dtype": "float32", "device": "cpu", "max_tokens": 256, **SPLITS}
 POLICIES = {"incumbent": LETTERS, "good": "aab", "bad": "eff"}  # name -> the letters that it learns to answer with
-
-
-def gold(answer: str) -> float:
-    """a is liked, b somewhat, f not at all."""
-    return (answer.count("a") + 0.5 * answer.count("b") - answer.count("f")) / len(answer)
-
-
-def words(count: int, seed: int = 0) -> list[str]:
-    draw = random.Random(seed)
-    return list(dict.fromkeys("".join(draw.choices(LETTERS, k=4)) for _ in range(count)))
 
 
 def make_gated_home(home: Path) -> Path:

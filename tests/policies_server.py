@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
-from conftest import LiveServer
+from conftest import LiveServer, running
 from fakes import tiny_model, tiny_tokenizer
+from pydantic import SecretStr
 from sqlalchemy.engine import URL
 from test_engine import generate
 from transformers import PreTrainedModel
@@ -22,6 +25,7 @@ from honed.server.store.database import database_url, open_database, writing
 from honed.server.store.migrations import migrate
 from honed.server.store.snapshots import register_checkpoint
 
+CLIENT, ADMIN = "sk-client-0123456789abcdef", "sk-admin-0123456789abcdef"
 PROMPT = [7, 30, 31, 200, 41, 5] * 3
 GREEDY: dict[str, Any] = {"prompt": PROMPT, "max_tokens": 16, "temperature": 0, "return_token_ids": True}
 ENDLESS = GREEDY | {"max_tokens": 2000, "ignore_eos": True, "stream": True}
@@ -74,6 +78,19 @@ class Home:
     def greedy(self, name: str, prompt: list[int] = PROMPT, max_tokens: int = 16) -> list[int]:
         """What transformers answers with that checkpoint."""
         return generate(self.models[name], prompt, max_tokens)
+
+
+@contextmanager
+def by_role(home: Home) -> Iterator[tuple[LiveServer, httpx.Client, httpx.Client]]:
+    """A server with keys, a client's requests to it, and an admin's."""
+    keys = (SecretStr(CLIENT), SecretStr(f"{ADMIN} role=admin"))
+    with running(home.settings(api_keys=keys)) as server:
+        client, admin = (
+            httpx.Client(base_url=server.url, headers={"authorization": f"Bearer {key}"}, timeout=60)
+            for key in (CLIENT, ADMIN)
+        )
+        with client, admin:
+            yield server, client, admin
 
 
 def ask(http: httpx.Client, model: str, **fields: Any) -> httpx.Response:

@@ -22,6 +22,7 @@ import httpx
 import pytest
 from conftest import running
 from fakes import save_tiny_policy
+from gold import LETTERS, gold, words
 from sqlalchemy import update
 
 from honed.server.settings import Settings
@@ -29,7 +30,6 @@ from honed.server.store.database import database_url, open_database, writing
 from honed.server.store.tables import Job
 from honed.training.evaluate import EvaluationConfig, evaluate
 
-LETTERS = "abcdef"
 SAMPLES = 4  # answers to a prompt
 USERS = 48
 SETTINGS: dict[str, Any] = {
@@ -45,16 +45,6 @@ SETTINGS: dict[str, Any] = {
         "max_new_tokens": 8, "samples": 4, "max_loss_rise": 10, "max_instruction_drop": 1, "max_repetition_rise": 1,
     },
 }  # fmt: skip
-
-
-def gold(answer: str) -> float:
-    """The hidden scorer likes a, somewhat b, and dislikes f and saying nothing."""
-    return (answer.count("a") + 0.5 * answer.count("b") - answer.count("f")) / len(answer) if answer else -1.0
-
-
-def words(count: int, seed: int) -> list[str]:
-    draw = random.Random(seed)
-    return list(dict.fromkeys("".join(draw.choices(LETTERS, k=4)) for _ in range(count)))
 
 
 ASKED = words(450, seed=0)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from fakes import save_tiny_policy
+from gold import LETTERS, gold, words
 from toy_runs import record, write_rows
 
 from honed.models.checkpoint import checkpoint_id, read_lineage
@@ -21,7 +22,6 @@ from honed.training.generation import Generator, text_of
 from honed.training.loading import load_model
 from honed.training.runs import run, run_all
 
-LETTERS = "abcdef"
 ANSWER_TOKENS = 8
 SAMPLES = 4  # answers to a prompt
 COMMON: dict[str, Any] = {
@@ -34,16 +34,6 @@ MADE = {  # name -> stage and parent
     "two-reward": ("reward", "one-sft"),
     "two-ppo": ("ppo", "one-ppo"),
 }
-
-
-def gold(answer: str) -> float:
-    """The hidden scorer likes a, somewhat b, and dislikes f and saying nothing."""
-    return (answer.count("a") + 0.5 * answer.count("b") - answer.count("f")) / len(answer) if answer else -1.0
-
-
-def words(count: int, seed: int) -> list[str]:
-    draw = random.Random(seed)
-    return list(dict.fromkeys("".join(draw.choices(LETTERS, k=4)) for _ in range(count)))
 
 
 ASKED = words(500, seed=0)

@@ -17,11 +17,13 @@ import httpx
 import pytest
 from conftest import LiveServer, eventually, running
 from policies_server import (
+    ADMIN,
     ENDLESS,
     GREEDY,
     PROMPT,
     Home,
     ask,
+    by_role,
     engines,
     error_of,
     events,
@@ -30,7 +32,6 @@ from policies_server import (
     streamed_ids,
     token_ids,
 )
-from pydantic import SecretStr
 from sqlalchemy import select
 from sqlalchemy.engine import URL
 
@@ -38,8 +39,6 @@ from honed.server import policies
 from honed.server.store import promotions
 from honed.server.store.database import open_database, reading
 from honed.server.store.tables import Promotion
-
-CLIENT, ADMIN = "sk-client-0123456789abcdef", "sk-admin-0123456789abcdef"
 
 
 @pytest.fixture
@@ -114,19 +113,13 @@ def test_what_is_refused(http: httpx.Client) -> None:
 
 
 def test_only_admins_change_what_is_in_service(home: Home) -> None:
-    settings = home.settings(api_keys=(SecretStr(CLIENT), SecretStr(f"{ADMIN} role=admin")))
-    with running(settings) as server:
-        client, admin = (
-            httpx.Client(base_url=server.url, headers={"authorization": f"Bearer {key}"}, timeout=60)
-            for key in (CLIENT, ADMIN)
-        )
-        with client, admin:
-            assert states(client) == {"base": "current", "two": "unloaded", "one": "unloaded"}
-            for path in ("/v1/policies/one/promote", "/v1/policies/rollback"):
-                assert error_of(client.post(path)) == (403, "insufficient_permissions")
-                assert error_of(httpx.post(server.url + path)) == (401, "invalid_api_key")
-            promote(admin, "one")
-            assert server.served.policy.name == "one"
+    with by_role(home) as (server, client, admin):
+        assert states(client) == {"base": "current", "two": "unloaded", "one": "unloaded"}
+        for path in ("/v1/policies/one/promote", "/v1/policies/rollback"):
+            assert error_of(client.post(path)) == (403, "insufficient_permissions")
+            assert error_of(httpx.post(server.url + path)) == (401, "invalid_api_key")
+        promote(admin, "one")
+        assert server.served.policy.name == "one"
         with reading(server.app.state.storage.engine) as connection:
             (key_id,) = connection.execute(select(Promotion.key_id)).scalars()
         assert key_id == server.app.state.keyring.verify(f"Bearer {ADMIN}").key_id

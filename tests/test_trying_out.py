@@ -3,51 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import candidates
 import httpx
 import pytest
 from candidates import NEVER, USERS, answered_by, filled, give_to_all, history, policy, try_out, try_out_in_store
 from conftest import LiveServer, eventually, running
-from policies_server import ENDLESS, PROMPT, Home, ask, error_of, events, promote, states, token_ids
-from pydantic import SecretStr
+from policies_server import ENDLESS, PROMPT, Home, ask, by_role, error_of, events, promote, states, token_ids
 from sqlalchemy.engine import URL
 from test_engines import Blocked, served
 
 from honed.server import engines as engines_module
-from honed.server import opinions, policies
 from honed.server.canary import gets_candidate
 from honed.server.store import promotions
 from honed.server.store.database import open_database, writing
 
-CLIENT, ADMIN = "sk-client-0123456789abcdef", "sk-admin-0123456789abcdef"
-
-
-@pytest.fixture(autouse=True)
-def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policies, "FOLLOW_S", 0.05)
-    monkeypatch.setattr(opinions, "COUNT_S", 0.0)
-    monkeypatch.setattr(opinions, "REST", 0)
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Home:
-    return filled(Home.at(tmp_path))
-
-
-@pytest.fixture
-def server(home: Home) -> Iterator[LiveServer]:
-    with running(home.settings(canary_step_s=NEVER)) as server:
-        yield server
-
-
-@pytest.fixture
-def http(server: LiveServer) -> Iterator[httpx.Client]:
-    with server.http() as http:
-        yield http
+looks_often, home = candidates.looks_often, candidates.home
+server, http = candidates.server, candidates.http
 
 
 def test_each_user_has_one_policy(home: Home, http: httpx.Client) -> None:
@@ -253,19 +228,13 @@ def test_what_is_refused(http: httpx.Client) -> None:
 
 
 def test_only_admins_try_out_and_see_the_history(home: Home) -> None:
-    settings = home.settings(api_keys=(SecretStr(CLIENT), SecretStr(f"{ADMIN} role=admin")))
-    with running(settings) as server:
-        client, admin = (
-            httpx.Client(base_url=server.url, headers={"authorization": f"Bearer {key}"}, timeout=60)
-            for key in (CLIENT, ADMIN)
-        )
-        with client, admin:
-            refused = client.post("/v1/policies/one/canary", json={"share": 1})
-            assert error_of(refused) == (403, "insufficient_permissions")
-            assert error_of(client.get("/v1/policies/history")) == (403, "insufficient_permissions")
-            try_out(admin, "one", 1)
-            assert states(client)["one"] == "candidate"
-            assert len(history(admin)) == 1
+    with by_role(home) as (_, client, admin):
+        refused = client.post("/v1/policies/one/canary", json={"share": 1})
+        assert error_of(refused) == (403, "insufficient_permissions")
+        assert error_of(client.get("/v1/policies/history")) == (403, "insufficient_permissions")
+        try_out(admin, "one", 1)
+        assert states(client)["one"] == "candidate"
+        assert len(history(admin)) == 1
 
 
 def test_the_history_comes_in_pages(http: httpx.Client) -> None:

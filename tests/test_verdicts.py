@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
+import candidates
 import httpx
 import pytest
 from candidates import (
@@ -29,35 +29,14 @@ from test_engines import die, served
 from test_erasure import train
 
 from honed.server import engines as engines_module
-from honed.server import opinions, policies
+from honed.server import policies
 from honed.server.store import promotions, users
 from honed.server.store.database import reading, writing
 from honed.server.store.erasure import erase_user
 from honed.server.store.tables import Checkpoint, Completion
 
-
-@pytest.fixture(autouse=True)
-def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policies, "FOLLOW_S", 0.05)
-    monkeypatch.setattr(opinions, "COUNT_S", 0.0)
-    monkeypatch.setattr(opinions, "REST", 0)
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Home:
-    return filled(Home.at(tmp_path))
-
-
-@pytest.fixture
-def server(home: Home) -> Iterator[LiveServer]:
-    with running(home.settings(canary_step_s=NEVER)) as server:
-        yield server
-
-
-@pytest.fixture
-def http(server: LiveServer) -> Iterator[httpx.Client]:
-    with server.http() as http:
-        yield http
+looks_often, home = candidates.looks_often, candidates.home
+server, http = candidates.server, candidates.http
 
 
 def thumbs(http: httpx.Client, name: str) -> tuple[int, int]:

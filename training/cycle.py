@@ -50,7 +50,7 @@ def _advanced(engine: Engine, cycle_id: str) -> bool:
         raise
     except TrainingError as error:
         reason = str(error)
-    except Exception as error:
+    except Exception as error:  # a row that is not as it should be must not keep others, and jobs, from their turn
         logger.exception("%s failed", cycle_id)
         reason = f"{type(error).__name__}: {error}"
     with writing(engine) as connection:
@@ -79,8 +79,8 @@ def _look_after(engine: Engine, cycle_id: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """When a cycle starts by itself: so many comparisons and rankings came since the last one began, and it began long
-    enough ago. `model`: what to begin with where no policy was promoted."""
+    """When a cycle starts by itself: so many comparisons and rankings came since the last one that came to a decision
+    began, and the last one of all began long enough ago. `model`: what to begin with where no policy was promoted."""
 
     comparisons: int
     at_most_every: timedelta
@@ -114,7 +114,7 @@ def _advance(connection: Connection, cycle: StoredJob) -> bool:
         if job is not None and job.state == "succeeded":
             continue
         if job is None and cycle.wanted is None:
-            _ask_for(connection, cycle, name, names, made)
+            _ask_for(connection, cycle, name, made)
         elif job is None or (job.state in _ENDED and cycle.wanted is not None):
             return _cancel(connection, cycle)
         elif job.state in _ENDED:
@@ -141,15 +141,12 @@ def _reason(job: StoredJob) -> str:
     return f"failed: {job.error}" if job.state == "failed" else "was cancelled."
 
 
-def _ask_for(
-    connection: Connection, cycle: StoredJob, name: str, names: list[str], made: Mapping[str, StoredJob]
-) -> None:
+def _ask_for(connection: Connection, cycle: StoredJob, name: str, made: Mapping[str, StoredJob]) -> None:
     kind, payload = order_of(cycle, name, made)
     key = cycles.step_key(cycle.id, name)
     job_id = jobs.enqueue(connection, kind, key=key, payload=payload, prefix="ftjob", key_id=cycle.key_id)
     jobs.add_event(connection, job_id, "The job is queued.")
     jobs.add_event(connection, cycle.id, f"The step {name} is {job_id}.")
-    cycles.go_on(connection, cycle.id, {"steps": names})
     logger.info("%s: %s is %s", cycle.id, name, job_id)
 
 
@@ -163,7 +160,7 @@ def _decide(connection: Connection, cycle: StoredJob, report: Mapping[str, Any])
         decision = "refused"
     elif (newest.policy_id, newest.candidate_id, measured) != (cycle.payload["promoted_id"], None, newest.policy_id):
         decision, result["reasons"] = "refused", [_MEANWHILE]
-    elif cycle.payload.get("approve") and not cycle.result.get("approved"):
+    elif cycle.payload["approve"] and not cycle.result.get("approved"):
         cycles.wait(connection, cycle.id, result | {"decision": "proposed"})
         jobs.add_event(connection, cycle.id, f"{result['candidate']} waits for approval.")
         return
@@ -177,9 +174,8 @@ def _decide(connection: Connection, cycle: StoredJob, report: Mapping[str, Any])
 
 def _put_into_service(connection: Connection, cycle: StoredJob, report: Mapping[str, Any], expected: int) -> str:
     """Raises PromotedMeanwhileError where promotion `expected` is not the newest."""
-    candidate_id, share = report["candidate"]["id"], int(cycle.payload.get("share", 10))
-    reason = " ".join(report["reasons"])
-    how: dict[str, Any] = {"key_id": cycle.key_id, "reason": reason, "expected": expected}
+    candidate_id, share = report["candidate"]["id"], cycle.payload["share"]
+    how: dict[str, Any] = {"key_id": cycle.key_id, "reason": "; ".join(report["reasons"]), "expected": expected}
     if share == 100:
         promotions.promote(connection, candidate_id, **how)
         return "promoted"
@@ -196,7 +192,7 @@ def _end(
     *,
     error: str | None = None,
 ) -> None:
-    said = message or f"{result['candidate']}: {result['decision']}. {' '.join(result['reasons'])}"
+    said = message or f"{result['candidate']}: {result['decision']}. {'; '.join(result['reasons'])}"
     cycles.end(connection, cycle.id, state, result=result, error=error)
     jobs.add_event(connection, cycle.id, said, level="error" if error else "info")
     logger.info("%s: %s", cycle.id, said)

@@ -22,6 +22,8 @@ from honed.server.store.tables import Feedback, Job
 KIND: Final = "cycle"
 GOING: Final = ("queued", "running")  # there is something to do for it
 WAITING: Final = "paused"  # for a person's word
+# What is asked for where nothing is said: as in `wire/cycles.py` and in the command's options.
+DEFAULTS: Final[Mapping[str, Any]] = {"approve": False, "share": 10, "demonstrations": 20, "settings": {}}
 _OPEN: Final = (*GOING, WAITING)
 _AT_ONCE: Final = 100
 _HEX_ID: Final = "fb-{:012x}"  # ids sort by their time (`ids.py`)
@@ -52,13 +54,8 @@ def start(connection: Connection, model: str, asked: Mapping[str, Any], *, key_i
     promoted_id = in_service.policy_id
     name = None if promoted_id is None else snapshots.name_of(connection, promoted_id)
     own = secrets.token_hex(8)
-    payload = {
-        "seed": secrets.randbelow(2**31),
-        **asked,
-        "model": name or model,
-        "promoted_id": promoted_id,
-        "asked_as": own,
-    }
+    payload = {**DEFAULTS, "seed": secrets.randbelow(2**31), **asked, "asked_as": own}
+    payload |= {"model": name or model, "promoted_id": promoted_id}
     key = f"{KIND} after {'none' if last is None else last.id}"
     cycle_id = jobs.enqueue(connection, KIND, key=key, payload=payload, prefix=KIND, key_id=key_id)
     cycle = jobs.load(connection, cycle_id)
@@ -104,10 +101,8 @@ def hold(connection: Connection, cycle_id: str) -> StoredJob | None:
 def steps(connection: Connection, cycle_id: str, names: Iterable[str]) -> dict[str, StoredJob]:
     """The jobs of the steps that were asked for, in the order of `names`."""
     keys = {name: step_key(cycle_id, name) for name in names}
-    rows = connection.execute(select(Job.key, Job.id).where(Job.key.in_(keys.values())))
-    ids = {row.key: row.id for row in rows}
-    found = {name: jobs.load(connection, ids[key]) for name, key in keys.items() if key in ids}
-    return {name: job for name, job in found.items() if job is not None}
+    found = jobs.keyed(connection, keys.values())
+    return {name: found[key] for name, key in keys.items() if key in found}
 
 
 def step_key(cycle_id: str, name: str) -> str:

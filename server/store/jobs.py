@@ -187,6 +187,13 @@ def ended(connection: Connection, ids: Iterable[str]) -> list[str]:
     return list(connection.execute(query).scalars())
 
 
+def keyed(connection: Connection, keys: Iterable[str]) -> dict[str, StoredJob]:
+    """The jobs with these keys, by key."""
+    rows = connection.execute(select(Job.key, *_columns()).where(Job.key.in_(list(keys))))
+    found = [row._asdict() for row in rows]
+    return {each.pop("key"): StoredJob(**each) for each in found}
+
+
 def page(
     connection: Connection,
     kind: str,

@@ -30,7 +30,6 @@ _METHODS: Final = {"sft": "supervised", "reward": "reward", "judge": "reward", "
 _DATA: Final[Mapping[str, Any]] = {"validation": 0.2, "test": 0.2}
 _SHARES: Final = ("validation", "test")
 _ONE_FOR_ALL: Final = (*_SHARES, "split_seed", "judge", "validation_data")  # or the steps' prompts would mix
-_DEMONSTRATIONS: Final = 20  # new ones from which on SFT is a step
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ def plan(engine: Engine, cycle: StoredJob) -> Plan:
     TrainingError for what a step would be refused for, and StoreUnavailableError."""
     with reading(engine) as connection:
         new = cycles.count_since(connection, ("correction",), _last_sft(connection, cycle))
-    is_enough = new >= int(cycle.payload.get("demonstrations", _DEMONSTRATIONS))
+    is_enough = new >= cycle.payload["demonstrations"]
     note = f"New demonstrations: {new}."
     _require_one_share(cycle)
     names = [name for name in STEPS if name != "sft" or is_enough]
@@ -78,7 +77,8 @@ def _last_sft(connection: Connection, cycle: StoredJob) -> datetime | None:
 
 def _require_one_share(cycle: StoredJob) -> None:
     common = _common(cycle)
-    if "judge" in common or not all(0 < common[name] < 1 for name in _SHARES):
+    are_shares = all(isinstance(common[name], float) and 0 < common[name] < 1 for name in _SHARES)
+    if "judge" in common or not are_shares:
         raise TrainingError("settings.all: validation and test are shares between 0 and 1, and judge is not for it.")
     for stage in ("sft", "reward", "ppo", "evaluation"):
         if taken := [name for name in _ONE_FOR_ALL if name in _settings(cycle, stage)]:
@@ -115,7 +115,7 @@ def _order(cycle: StoredJob, name: str, made: Mapping[str, StoredJob]) -> dict[s
         "hyperparameters": {},
         "settings": settings | ({"judge": True} if name == "judge" else {}),
         "suffix": name,
-        "seed": cycle.payload.get("seed", 0),
+        "seed": cycle.payload["seed"],
         "metadata": {"cycle": cycle.id},
         "reward_model": _model_of(made["reward"]) if name == "ppo" else None,
     }
@@ -127,7 +127,7 @@ def _evaluation(cycle: StoredJob, made: Mapping[str, StoredJob]) -> dict[str, An
         "incumbent": cycle.payload["model"],
         "judge_model": _model_of(made["judge"]),
         "settings": {**_common(cycle), **_settings(cycle, "evaluation")},
-        "seed": cycle.payload.get("seed", 0),
+        "seed": cycle.payload["seed"],
     }
 
 
@@ -144,4 +144,4 @@ def _common(cycle: StoredJob) -> dict[str, Any]:
 
 
 def _settings(cycle: StoredJob, stage: str) -> dict[str, Any]:
-    return dict((cycle.payload.get("settings") or {}).get(stage) or {})
+    return dict(cycle.payload["settings"].get(stage, {}))
