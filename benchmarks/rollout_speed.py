@@ -18,14 +18,13 @@ from statistics import median
 
 import torch
 
-from honed.models.policy import choose_dtype
+from honed.models.policy import choose_device, choose_dtype
 from honed.models.sources import honed_home, pull
 from honed.server.store.exchange.reading import Entry, read
 from honed.training.encoding import Encoder
 from honed.training.generation import Generator
 from honed.training.loading import Loaded, load_model
 
-CPU = torch.device("cpu")
 MAX_PROMPT_TOKENS = 192
 
 
@@ -42,14 +41,15 @@ def by_generate(
 ) -> tuple[int, float]:
     torch.manual_seed(seed)
     ordered = sorted(asked, key=len)
-    ends = torch.tensor(sorted(loaded.eos_token_ids))
+    device = loaded.model.device
+    ends = torch.tensor(sorted(loaded.eos_token_ids), device=device)
     tokens = 0
     started = time.perf_counter()
     for first in range(0, len(ordered), size):
         some = ordered[first : first + size]
         width = max(map(len, some))
-        ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in some])
-        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in some])
+        ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in some], device=device)
+        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in some], device=device)
         out = loaded.model.generate(
             input_ids=ids, attention_mask=mask, do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
             max_new_tokens=longest, eos_token_id=ends.tolist(), pad_token_id=0,
@@ -68,9 +68,11 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--max-new-tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     folder = pull(options.model, honed_home())
-    loaded = load_model(folder, choose_dtype("auto", CPU), CPU)
+    device = choose_device(options.device)
+    loaded = load_model(folder, choose_dtype("auto", device), device)
     encoder = Encoder(loaded.tokenizer, MAX_PROMPT_TOKENS, options.max_new_tokens)
     records = [each.record for each in read(options.data) if isinstance(each, Entry)]
     prompts = [ids for each in records if len(ids := encoder.prompt(each.prompt)) <= MAX_PROMPT_TOKENS]

@@ -5,7 +5,9 @@
 Rows as `honed export --what rankings` writes them, with demonstrations. SFT learns the demonstrations; the reward
 model learns pairs, the best answer and the worst of each row, since TRL has no rankings of more. Tokens are those of
 the rows: a prompt counts as often as its trainer is given it, padding never counts. Both compute in the number format
-that honed chooses here, without gradient checkpointing; the first step of each round is not timed.
+that honed chooses on `--device`, without gradient checkpointing; the first step of each round is not timed. The share
+of the peak is 6 operations a weight and token (arXiv:2001.08361, section 2.1: attention's own products not counted)
+over the speed of a large product of matrices, measured here.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,23 +26,42 @@ import torch
 from transformers import AutoModelForSequenceClassification, TrainerCallback
 from trl import RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
-from honed.models.policy import choose_dtype
+from honed.models.policy import choose_device, choose_dtype
 from honed.models.sources import honed_home, pull
 from honed.server.store.exchange.reading import Entry, read
 from honed.server.store.exchange.records import Ranking
 from honed.training import reward, sft
+from honed.training.configs import RunConfig
 from honed.training.distributed import Ranks
 from honed.training.encoding import Encoder
 from honed.training.fitting import Objective
 from honed.training.groups import Group
 from honed.training.learner import Learner, OptimizerConfig
 from honed.training.loading import load_model, load_scalar
+from honed.training.planning.machine import matmul_speed
 from honed.training.run import TOKENS_PER_PASS
 from honed.training.trees import Tree, plan
 
-CPU = torch.device("cpu")
-DTYPE = choose_dtype("auto", CPU)
 MAX_TOKENS = 512
+PEAK_SIZE = {"cpu": 2048, "cuda": 8192}  # of the matrices whose product is the peak
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What both trainers get: the model's folder, the device, its numbers and the sizes of batches and passes."""
+
+    folder: Path
+    device: torch.device
+    dtype: torch.dtype
+    batch_size: int
+    tokens_per_pass: int  # ours
+    rows_per_pass: int  # TRL's
+
+    def synchronize(self) -> float:
+        """The time, when all that was asked of the device is done."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
 
 
 class Clock(TrainerCallback):
@@ -47,35 +69,39 @@ class Clock(TrainerCallback):
 
     seconds = 0.0
 
+    def __init__(self, bench: Bench) -> None:
+        self.now = bench.synchronize
+
     def on_step_end(self, _args: Any, state: Any, _control: Any, **_kwargs: Any) -> None:
         if state.global_step == 1:
-            self.started = time.perf_counter()
-        self.seconds = time.perf_counter() - self.started
+            self.started = self.now()
+        self.seconds = self.now() - self.started
 
 
-def ours(module: Any, objective: Objective[Any], batches: Sequence[Sequence[Any]]) -> float:
+def ours(bench: Bench, module: Any, objective: Objective[Any], rows: Sequence[Any]) -> float:
     """Seconds of all steps but the first."""
-    learner = Learner(module, Ranks(CPU), OptimizerConfig(learning_rate=1e-6), DTYPE)
+    learner = Learner(module, Ranks(bench.device), OptimizerConfig(learning_rate=1e-6), bench.dtype)
     started = 0.0
-    for number, batch in enumerate(batches):
-        if number == 1:
-            started = time.perf_counter()
+    for first in range(0, len(rows), bench.batch_size):
+        batch = rows[first : first + bench.batch_size]
+        if first == bench.batch_size:
+            started = bench.synchronize()
         count = sum(map(objective.weight, batch))
-        for chosen in plan(list(map(objective.tokens, batch)), TOKENS_PER_PASS["cpu"]):
+        for chosen in plan(list(map(objective.tokens, batch)), bench.tokens_per_pass):
             learner.backward(objective.loss([batch[i] for i in chosen], count)[0])
         learner.step(1.0)
-    return time.perf_counter() - started
+    return bench.synchronize() - started
 
 
-def settings(folder: str, batch_size: int, per_pass: int, steps: int) -> dict[str, Any]:
+def settings(bench: Bench, folder: str, rows: int) -> dict[str, Any]:
     return {
         "output_dir": folder,
-        "per_device_train_batch_size": per_pass,
-        "gradient_accumulation_steps": batch_size // per_pass,
-        "max_steps": steps,
+        "per_device_train_batch_size": bench.rows_per_pass,
+        "gradient_accumulation_steps": bench.batch_size // bench.rows_per_pass,
+        "max_steps": rows // bench.batch_size,
         "learning_rate": 1e-6,
-        "bf16": DTYPE is torch.bfloat16,
-        "use_cpu": True,
+        "bf16": bench.dtype is torch.bfloat16,
+        "use_cpu": bench.device.type == "cpu",
         "gradient_checkpointing": False,
         "max_length": None,
         "save_strategy": "no",
@@ -92,21 +118,20 @@ def padded(tokenizer: Any) -> Any:
     return tokenizer
 
 
-def sft_rounds(folder: Path, trees: Sequence[Tree], batch_size: int, per_pass: int) -> dict[str, Callable[[], float]]:
+def sft_rounds(bench: Bench, trees: Sequence[Tree]) -> dict[str, Callable[[], float]]:
     rows = [
         {"input_ids": [*t.prompt, *t.answers[0]], "completion_mask": [0] * len(t.prompt) + [1] * len(t.answers[0])}
         for t in trees
     ]
 
     def mine() -> float:
-        loaded = load_model(folder, torch.float32, CPU)
-        batches = [trees[i : i + batch_size] for i in range(0, len(trees), batch_size)]
-        return ours(loaded.model, sft.objective(loaded, CPU), batches)
+        loaded = load_model(bench.folder, torch.float32, bench.device)
+        return ours(bench, loaded.model, sft.objective(loaded, bench.device), trees)
 
     def theirs() -> float:
-        loaded, clock = load_model(folder, torch.float32, CPU), Clock()
+        loaded, clock = load_model(bench.folder, torch.float32, bench.device), Clock(bench)
         with tempfile.TemporaryDirectory() as output:
-            arguments = SFTConfig(**settings(output, batch_size, per_pass, len(trees) // batch_size))
+            arguments = SFTConfig(**settings(bench, output, len(trees)))
             SFTTrainer(
                 model=loaded.model,
                 args=arguments,
@@ -119,9 +144,7 @@ def sft_rounds(folder: Path, trees: Sequence[Tree], batch_size: int, per_pass: i
     return {"honed": mine, "TRL": theirs}
 
 
-def reward_rounds(
-    folder: Path, groups: Sequence[Group], batch_size: int, per_pass: int
-) -> dict[str, Callable[[], float]]:
+def reward_rounds(bench: Bench, groups: Sequence[Group]) -> dict[str, Callable[[], float]]:
     rows = [
         {"chosen_ids": [*group.tree.prompt, *better], "rejected_ids": [*group.tree.prompt, *worse]}
         for group in groups
@@ -129,17 +152,16 @@ def reward_rounds(
     ]
 
     def mine() -> float:
-        model = load_scalar(folder, torch.float32, CPU)
-        batches = [groups[i : i + batch_size] for i in range(0, len(groups), batch_size)]
-        return ours(model, reward.objective(model, margin=False), batches)
+        model = load_scalar(bench.folder, torch.float32, bench.device)
+        return ours(bench, model, reward.objective(model, margin=False), groups)
 
     def theirs() -> float:
-        clock = Clock()
-        model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, dtype=torch.float32)
-        tokenizer = padded(load_model(folder, torch.float32, CPU).tokenizer)
+        clock = Clock(bench)
+        model = AutoModelForSequenceClassification.from_pretrained(bench.folder, num_labels=1, dtype=torch.float32)
+        tokenizer = padded(load_model(bench.folder, torch.float32, bench.device).tokenizer)
         model.config.pad_token_id = tokenizer.pad_token_id
         with tempfile.TemporaryDirectory() as output:
-            arguments = RewardConfig(**settings(output, batch_size, per_pass, len(groups) // batch_size))
+            arguments = RewardConfig(**settings(bench, output, len(groups)))
             RewardTrainer(
                 model=model,
                 args=arguments,
@@ -152,14 +174,19 @@ def reward_rounds(
     return {"honed": mine, "TRL": theirs}
 
 
-def compare(name: str, rounds: int, tokens: int, runs: dict[str, Callable[[], float]]) -> None:
+def compare(name: str, rounds: int, tokens: int, peak: float, runs: dict[str, Callable[[], float]]) -> None:
+    """One line of the table. `peak`: tokens a second at the speed of a large product of matrices."""
     rates: dict[str, list[float]] = {who: [] for who in runs}
     for _ in range(rounds):
         for who, run in runs.items():
             rates[who].append(tokens / run())
     ratios = [a / b for a, b in zip(rates["honed"], rates["TRL"], strict=True)]
     cells = " | ".join(f"{median(each):.0f}" for each in rates.values())
-    print(f"| {name} | {cells} | {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) |", flush=True)
+    share = median(rates["honed"]) / peak
+    print(
+        f"| {name} | {cells} | {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) | {share:.1%} |",
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -170,10 +197,21 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--per-pass", type=int, default=4, help="rows that TRL computes at once")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--tokens-per-pass", type=int, help="what honed computes at once (default: as in training)")
     options = parser.parse_args()
     folder = pull(options.model, honed_home())
+    device = choose_device(options.device)
+    tokens_per_pass = options.tokens_per_pass or TOKENS_PER_PASS[device.type]
+    bench = Bench(
+        folder, device, choose_dtype("auto", device), options.batch_size, tokens_per_pass, options.per_pass
+    )  # fmt: skip
+    loaded = load_model(folder, torch.float32, torch.device("cpu"))
+    size = PEAK_SIZE[device.type]
+    speed = matmul_speed(RunConfig(device=str(device)), rows=size, width=size, inner=size)
+    peak = speed / (6 * sum(each.numel() for each in loaded.model.parameters()))
     rankings = [each.record for each in read(options.data) if isinstance(each, Entry)]
-    encoder = Encoder(load_model(folder, torch.float32, CPU).tokenizer, MAX_TOKENS, MAX_TOKENS)
+    encoder = Encoder(loaded.tokenizer, MAX_TOKENS, MAX_TOKENS)
     count = options.steps * options.batch_size
     chosen = [each for each in rankings if isinstance(each, Ranking) and each.demonstration]
     trees = [tree for each in chosen if (tree := encoder.tree(each.prompt, [each.demonstration or ""]))][:count]
@@ -183,12 +221,14 @@ def main() -> None:
         if tree := encoder.tree(each.prompt, [ordered[0].text, ordered[-1].text]):
             groups.append(Group(tree, (1, 2), (None, None), None))
     groups = groups[:count]
-    print("| step | honed, tokens/s | TRL, tokens/s | ratio, median of rounds (range) |\n|---|---|---|---|")
+    card = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    print(f"{card}, {bench.dtype}: {speed / 1e12:.2f} TFLOP/s in a product of matrices")
+    print("| step | honed, tokens/s | TRL, tokens/s | ratio, median of rounds (range) | share of the peak |")
+    print("|---|---|---|---|---|")
     timed = slice(options.batch_size, None)
-    sizes = options.batch_size, options.per_pass
-    compare("SFT", options.rounds, sum(t.num_tokens for t in trees[timed]), sft_rounds(folder, trees, *sizes))
+    compare("SFT", options.rounds, sum(t.num_tokens for t in trees[timed]), peak, sft_rounds(bench, trees))
     twice = sum(2 * len(g.tree.prompt) + g.tree.num_answer_tokens for g in groups[timed])
-    compare("reward model", options.rounds, twice, reward_rounds(folder, groups, *sizes))
+    compare("reward model", options.rounds, twice, peak, reward_rounds(bench, groups))
 
 
 if __name__ == "__main__":
