@@ -14,6 +14,7 @@ from honed.models.scalar_head import ScalarModel
 from honed.server.store.exchange.records import Prompt, text_prompt
 from honed.training.actors import Cast
 from honed.training.adapters import add_adapters
+from honed.training.attention import ATTENTION
 from honed.training.configs import PPOConfig
 from honed.training.data.datasets import Dataset, Example
 from honed.training.distributed import Ranks
@@ -102,13 +103,13 @@ def cast_of(
 
 def _loaded(architecture: Architecture) -> Loaded:
     model = tiny_model(architecture)
-    model.set_attn_implementation("sdpa")
+    model.set_attn_implementation(ATTENTION)
     return Loaded(model, tiny_tokenizer(), frozenset({EOS}))
 
 
 def _scalar(architecture: Architecture) -> ScalarModel:
     model = ScalarModel(tiny_model(architecture, seed=1).base_model)
-    model.backbone.set_attn_implementation("sdpa")
+    model.backbone.set_attn_implementation(ATTENTION)
     model.draw_head(1)
     model.set_scale(0.5, 2.0)
     return model.eval()

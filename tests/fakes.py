@@ -1,6 +1,8 @@
 """Tiny real things: a tokenizer of 268 tokens and random models of four architectures, and an engine that only
 answers. No download."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -126,6 +128,17 @@ def tiny_model(
     finally:
         torch.set_rng_state(state)
     return model.float().eval()
+
+
+@contextmanager
+def plainly(model: PreTrainedModel) -> Iterator[None]:
+    """The model with transformers' plainest attention, for sequences that are not packed."""
+    kept = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(kept)
 
 
 _GQA = {

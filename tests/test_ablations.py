@@ -20,6 +20,7 @@ from honed.models.scalar_head import ScalarModel
 from honed.server.store.exchange.records import Prompt, text_prompt
 from honed.training import ppo
 from honed.training.actors import Cast
+from honed.training.attention import ATTENTION
 from honed.training.configs import PPOConfig
 from honed.training.data.datasets import Dataset, Example
 from honed.training.pretraining import Pretraining
@@ -152,7 +153,7 @@ def pleased(speaker: Weights, coefficient: float, folder: Path) -> tuple[dict[st
     for each in (cast.policy, cast.reference):
         each.model.load_state_dict(speaker)
     judge = LikesOneWord(tiny_model(vocab_size=VOCABULARY).model)
-    judge.backbone.set_attn_implementation("sdpa")
+    judge.backbone.set_attn_implementation(ATTENTION)
     mix = Pretraining(tuple(texts(200, seed=1)), tuple(texts(32, seed=2)))
     run = replace(run_of(config, folder), dataset=asking())
     with run.tracker:

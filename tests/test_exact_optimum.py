@@ -17,6 +17,7 @@ from torch import Tensor
 from honed.models.scalar_head import ScalarModel
 from honed.server.store.exchange.records import Prompt, text_prompt
 from honed.training.actors import Cast
+from honed.training.attention import ATTENTION
 from honed.training.configs import PPOConfig
 from honed.training.data.datasets import Dataset, Example
 from honed.training.distributed import Ranks
@@ -124,7 +125,7 @@ def cast_of(config: PPOConfig, table: Tensor, seed: int) -> tuple[Cast, Any]:
         Loaded(tiny_model(vocab_size=VOCABULARY, seed=seed), tokenizer, frozenset({EOS})) for _ in range(2)
     )
     for each in (policy, reference):
-        each.model.set_attn_implementation("sdpa")
+        each.model.set_attn_implementation(ATTENTION)
         with torch.no_grad():
             each.model.lm_head.weight.mul_(0.3)  # nothing is so improbable that it is never tried
     gold = KnownReward(tiny_model(vocab_size=VOCABULARY).model)
@@ -132,7 +133,7 @@ def cast_of(config: PPOConfig, table: Tensor, seed: int) -> tuple[Cast, Any]:
     critic = ScalarModel(tiny_model(vocab_size=VOCABULARY, seed=seed + 10).model)
     critic.draw_head(seed)
     for each in (gold, critic):
-        each.backbone.set_attn_implementation("sdpa")
+        each.backbone.set_attn_implementation(ATTENTION)
     cast = Cast(
         policy=policy,
         reference=reference,

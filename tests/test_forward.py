@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from fakes import ARCHITECTURES, Architecture, tiny_model
+from fakes import ARCHITECTURES, Architecture, plainly, tiny_model
 from torch import Tensor
 from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedModel
 
 from honed.models.scalar_head import ScalarModel
+from honed.training.attention import ATTENTION
 from honed.training.failures import TrainingError
 from honed.training.forward import check_packing, policy_logits, scalar_numbers
 from honed.training.trees import Tree, pack
@@ -25,7 +26,7 @@ SEQUENCES = [(tree.prompt, answer) for tree in TREES for answer in tree.answers]
 
 
 def ready(model: PreTrainedModel) -> PreTrainedModel:
-    model.set_attn_implementation("sdpa")
+    model.set_attn_implementation(ATTENTION)
     return model
 
 
@@ -37,7 +38,8 @@ def scalar_model(architecture: Architecture) -> ScalarModel:
 
 @torch.no_grad()
 def plain_logits(model: PreTrainedModel, prompt: tuple[int, ...], answer: tuple[int, ...]) -> Tensor:
-    return model(input_ids=torch.tensor([prompt + answer]), use_cache=False).logits[0, len(prompt) - 1 : -1]
+    with plainly(model):
+        return model(input_ids=torch.tensor([prompt + answer]), use_cache=False).logits[0, len(prompt) - 1 : -1]
 
 
 def tiny_mistral(window: int | None) -> PreTrainedModel:
@@ -79,7 +81,8 @@ def test_rule_1_a_reward_is_read_at_an_answers_last_token_and_a_value_before_eac
     rewards, values = (scalar_numbers(model, packed, keep) for keep in (packed.ends, packed.predictors))
     expected_rewards, expected_values = [], []
     for prompt, answer in SEQUENCES:
-        hidden = model.backbone(input_ids=torch.tensor([prompt + answer]), use_cache=False).last_hidden_state[0]
+        with plainly(model.backbone):
+            hidden = model.backbone(input_ids=torch.tensor([prompt + answer]), use_cache=False).last_hidden_state[0]
         numbers = model.head(hidden)[:, 0]
         expected_rewards.append(numbers[-1])
         expected_values.append(numbers[len(prompt) - 1 : -1])
@@ -110,13 +113,22 @@ class Deaf(LlamaForCausalLM):
         return super().forward(**inputs)
 
 
-@pytest.mark.parametrize("ignored", ["position_ids", "attention_mask"])
+@pytest.mark.parametrize("ignored", ["position_ids", "layout"])
 def test_a_model_that_does_not_do_as_packing_wants_is_refused(ignored: str) -> None:
     model = Deaf(tiny_model().config)
     model.load_state_dict(tiny_model().state_dict())
     model.ignored = ignored
     with pytest.raises(TrainingError, match=r"Deaf gives packed sequences other numbers .* Take a decoder"):
         check_packing(ready(model.eval()))
+
+
+def test_a_model_whose_attention_is_its_own_is_refused() -> None:
+    """Its layers look at the whole row, whatever the others do."""
+    model = ready(tiny_model())
+    layer = model.model.layers[1].self_attn
+    layer.forward = lambda hidden_states, **_: (hidden_states.cumsum(dim=1), None)
+    with pytest.raises(TrainingError, match="LlamaForCausalLM gives packed sequences other numbers"):
+        check_packing(model)
 
 
 def test_a_model_that_gives_no_numbers_is_refused() -> None:

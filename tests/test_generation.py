@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from honed.training.adapters import add_adapters
+from honed.training.attention import ATTENTION
 from honed.training.failures import TrainingError
 from honed.training.generation import Answer, Generator, greedy, text_of
 from honed.training.loading import Loaded
@@ -19,7 +20,7 @@ PROMPTS = [(10, 11, 12), tuple(range(20, 45)), (50,), tuple(range(60, 77))]
 
 def loaded_of(model: PreTrainedModel | None = None) -> Loaded:
     model = model or tiny_model()
-    model.set_attn_implementation("sdpa")
+    model.set_attn_implementation(ATTENTION)
     return Loaded(model, tiny_tokenizer(), frozenset({EOS}))
 
 
@@ -77,7 +78,7 @@ def test_outside_of_answering_the_model_is_the_trainers() -> None:
     generator = generator_of(loaded)
     for _ in range(2):
         greedy(generator, PROMPTS, 2)
-        assert loaded.model.config._attn_implementation == "sdpa"
+        assert loaded.model.config._attn_implementation == ATTENTION
         assert not any("forward" in vars(module) for module in loaded.model.modules())
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from fakes import save_tiny_policy, tiny_tokenizer
-from transformers import Gemma2Config, Gemma2ForCausalLM
+from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
 from honed.training.configs import DPOConfig, PPOConfig, RewardConfig, RunConfig, SFTConfig
 from honed.training.failures import TrainingError
@@ -288,15 +288,14 @@ def test_an_architecture_that_cannot_be_run_right_is_refused_by_its_config(polic
 
 
 def test_an_architecture_without_packed_attention_is_refused_by_its_config(tmp_path: Path) -> None:
-    """And where only the model shows it, when it is loaded."""
-    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1, "num_key_value_heads": 1}
-    config = Gemma2Config(vocab_size=400, num_hidden_layers=1, head_dim=8, **sizes)
+    """And by the model, where it is loaded all the same."""
+    config = GPTNeoConfig(vocab_size=400, hidden_size=8, num_heads=1, num_layers=1, attention_types=[[["global"], 1]])
     config.save_pretrained(tmp_path)
-    assert "Gemma2ForCausalLM has no attention over packed texts" in refusal(require_known, tmp_path)
-    Gemma2ForCausalLM(config).save_pretrained(tmp_path)
+    assert refusal(require_known, tmp_path).startswith("GPTNeoForCausalLM has an attention of its own")
+    GPTNeoForCausalLM(config).save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
     for load in (load_model, load_scalar):
-        assert "no attention over packed texts" in refusal(load, tmp_path, torch.float32, torch.device("cpu"))
+        assert "has an attention of its own" in refusal(load, tmp_path, torch.float32, torch.device("cpu"))
 
 
 # Memory and disk

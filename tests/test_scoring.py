@@ -11,6 +11,7 @@ import torch
 from fakes import ARCHITECTURES, Architecture, tiny_model, tiny_tokenizer
 
 from honed.models.scalar_head import ScalarModel
+from honed.training.attention import ATTENTION
 from honed.training.encoding import Encoder
 from honed.training.failures import TrainingError
 from honed.training.scoring import ROWS_AT_ONCE, normalised, score_file, score_trees
@@ -25,7 +26,7 @@ TREES = [
 
 def model_of(architecture: Architecture = "llama") -> ScalarModel:
     model = ScalarModel(tiny_model(architecture, seed=4).base_model)
-    model.backbone.set_attn_implementation("sdpa")
+    model.backbone.set_attn_implementation(ATTENTION)
     model.draw_head(1)
     model.set_scale(0.5, 2.0)
     return model.eval()

@@ -88,7 +88,7 @@ class RunConfig(DataConfig):
     tokens_per_pass: int = Field(
         0,
         ge=0,
-        description="Tokens of one forward pass; 0 is 512 on a CPU and 4096 on a GPU.",
+        description="Tokens of one forward pass; 0 is 512 on a CPU and 8192 on a GPU.",
     )
     learning_rate: Positive = Field(1e-5, description="At its peak.")
     warmup: Share = Field(0.05, description="Share of the steps in which the learning rate rises.")

@@ -1,8 +1,7 @@
 """Packed trees through a model: logits of a policy, numbers of a scalar model.
 
-Owns how the mask of a packed batch reaches transformers' models, sliding windows included, and the check that a model
-gives a packed batch the numbers that it gives each sequence alone. Invariant: dropout is off, unless the caller put
-it on.
+Owns what transformers' models are asked with, and the check that a model gives a packed batch the numbers that it gives
+each sequence alone. Invariant: dropout is off, unless the caller put it on.
 """
 
 from __future__ import annotations
@@ -14,22 +13,20 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from honed.models.scalar_head import ScalarModel
+from honed.training.attention import ATTENTION
 from honed.training.failures import TrainingError
 from honed.training.trees import Packed, Tree, pack
-
-ATTENTION = "sdpa"  # an engine that shares the model has set its own
-_SLIDING = "sliding_attention"
 
 
 def policy_logits(model: PreTrainedModel, packed: Packed) -> Tensor:
     """Logits (N, vocabulary) of each answer token's distribution, in the model's number format."""
-    logits: Tensor = model(**_inputs(model.config, packed), use_cache=False, logits_to_keep=packed.predictors).logits[0]
+    logits: Tensor = model(**_inputs(packed), use_cache=False, logits_to_keep=packed.predictors).logits[0]
     return logits
 
 
 def scalar_numbers(model: ScalarModel, packed: Packed, keep: Tensor) -> Tensor:
     """Raw numbers (len(keep),) of a reward model or a critic at the places `keep`."""
-    numbers: Tensor = model(keep, **_inputs(model.config, packed))
+    numbers: Tensor = model(keep, **_inputs(packed))
     return numbers
 
 
@@ -45,10 +42,12 @@ def check_packing(model: PreTrainedModel | ScalarModel) -> None:
         Tree(tuple(draw[21:33]), (tuple(draw[33:]),)),
     ]
     packed = pack(trees, backbone.device)
-    together = _outputs(backbone, **_inputs(backbone.config, packed))[packed.predictors]
+    together = _outputs(backbone, **_inputs(packed))[packed.predictors]
+    backbone.set_attn_implementation("eager")  # transformers' plainest attention, which knows every part of a model
     alone = [torch.tensor([tree.prompt + answer], device=backbone.device) for tree in trees for answer in tree.answers]
     lengths = [len(answer) for tree in trees for answer in tree.answers]
     singles = [_outputs(backbone, input_ids=ids)[-n - 1 : -1] for ids, n in zip(alone, lengths, strict=True)]
+    backbone.set_attn_implementation(ATTENTION)
     apart = torch.cat(singles)
     error = float((together - apart).norm() / apart.norm())
     if not error < (1e-3 if backbone.dtype == torch.float32 else 1e-1):
@@ -65,27 +64,5 @@ def _outputs(model: PreTrainedModel, **inputs: Any) -> Tensor:
     return found[0].float()
 
 
-def _inputs(config: Any, packed: Packed) -> dict[str, Any]:
-    return {
-        "input_ids": packed.ids,
-        "position_ids": packed.positions,
-        "attention_mask": _masks(config.get_text_config(), packed),
-    }
-
-
-def _masks(config: Any, packed: Packed) -> Tensor | dict[str, Tensor]:
-    """One mask, or one for each kind of layer where there are several."""
-    window = getattr(config, "sliding_window", None)
-    kinds = set(getattr(config, "layer_types", None) or [])
-    if _SLIDING in kinds:
-        return {"full_attention": packed.mask, _SLIDING: _within(packed, window)}
-    if kinds or window is None or not getattr(config, "use_sliding_window", True):
-        return packed.mask
-    return _within(packed, window)
-
-
-def _within(packed: Packed, window: int | None) -> Tensor:
-    if window is None:
-        return packed.mask
-    distance = packed.positions[0][:, None] - packed.positions[0][None, :]
-    return packed.mask & (distance < window)
+def _inputs(packed: Packed) -> dict[str, Any]:
+    return {"input_ids": packed.ids, "position_ids": packed.positions, "layout": packed.layout}

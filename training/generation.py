@@ -19,8 +19,8 @@ from honed.models.engine.engine import Engine, EngineConfig, cache_blocks
 from honed.models.engine.packing import can_pack, packed_bytes, unpack
 from honed.models.engine.runner import UnsupportedArchitectureError
 from honed.models.engine.sequence import FinishReason, SamplingParams, Sequence
+from honed.training.attention import ATTENTION
 from honed.training.failures import TrainingError
-from honed.training.forward import ATTENTION
 from honed.training.learner import DivergedError
 from honed.training.loading import Loaded, load_model
 from honed.training.planning.machine import free_memory

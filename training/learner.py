@@ -70,10 +70,12 @@ class Learner:
     def backward(self, loss: Tensor) -> None:
         """Adds the gradient of a loss to the buffer."""
         loss.backward()
+        found = [(p.grad, master.grad) for p, master in self._pairs() if master is not p and p.grad is not None]
+        if found:  # in one call: on a GPU, a call for each would take longer than the sums
+            parts, sums = zip(*found, strict=True)
+            torch._foreach_add_(sums, parts)
         for parameter, master in self._pairs():
-            if master is not parameter and parameter.grad is not None:
-                assert master.grad is not None
-                master.grad += parameter.grad
+            if master is not parameter:
                 parameter.grad = None
 
     def step(self, factor: float) -> float:
@@ -118,11 +120,14 @@ class Learner:
         return iter(self.masters.values())
 
     def _clear(self) -> None:
+        gathered = []
         for parameter, master in self._pairs():
             if master is parameter:
                 parameter.grad = None
             elif master.grad is not None:
-                master.grad.zero_()
+                gathered.append(master.grad)
+        if gathered:
+            torch._foreach_zero_(gathered)
 
 
 class Average:

@@ -12,10 +12,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from honed.models.policy import load_policy
 from honed.models.scalar_head import ScalarModel, load_scalar_model
 from honed.training.adapters import add_adapters
+from honed.training.attention import ATTENTION, NO_ATTENTION
 from honed.training.configs import RunConfig
 from honed.training.distributed import Ranks
 from honed.training.failures import TrainingError
-from honed.training.forward import ATTENTION, check_packing
+from honed.training.forward import check_packing
 from honed.training.learner import Learner, OptimizerConfig
 from honed.training.sharding import shard
 
@@ -46,13 +47,9 @@ def load_scalar(folder: Path, dtype: torch.dtype, device: torch.device, seed: in
 
 
 def _attend(model: PreTrainedModel) -> None:
-    try:
-        model.set_attn_implementation(ATTENTION)
-    except ValueError as error:
-        raise TrainingError(
-            f"{type(model).__name__} has no attention over packed texts (transformers' {ATTENTION}): take another "
-            "architecture, such as Llama, Qwen or Gemma 3."
-        ) from error
+    model.set_attn_implementation(ATTENTION)
+    if model.config._attn_implementation != ATTENTION:  # noqa: SLF001  transformers has no public name
+        raise TrainingError(f"{type(model).__name__} {NO_ATTENTION}")
 
 
 def learner_of(

@@ -39,7 +39,7 @@ from honed.training.data.splits import Split
 from honed.training.failures import TrainingError
 from honed.training.planning.preference_checks import share_of
 from honed.training.preference_rows import Row, balanced_weights, padded_tokens, rows_of, with_other_answers
-from honed.training.run import Trained
+from honed.training.run import TOKENS_PER_PASS, Trained
 
 Log: TypeAlias = Callable[[int, int, Mapping[str, float]], None]
 
@@ -98,7 +98,7 @@ def _passes(config: DPOConfig | KTOConfig, rows: list[Row], device: torch.device
     """How many rows a rank takes at once, and how many times a step."""
     share = share_of(config)
     least = 1 if isinstance(config, DPOConfig) else min(share, _FEW_THUMBS)
-    budget = config.tokens_per_pass or (4096 if device.type == "cuda" else 512)
+    budget = config.tokens_per_pass or TOKENS_PER_PASS[device.type]
     longest = max(map(padded_tokens, rows))
     sizes = [size for size in range(least, share + 1) if share % size == 0]
     size = max([size for size in sizes if size * longest <= budget], default=sizes[0])

@@ -58,8 +58,9 @@ def objective(model: ScalarModel, *, margin: bool) -> Objective[Group]:
 
     def loss(some: Sequence[Group], count: float) -> tuple[Tensor, Metrics]:
         packed = pack([group.tree for group in some], model.device)
-        scores = scalar_numbers(model, packed, packed.ends).split([len(group.ranks) for group in some])
-        ranks = [torch.tensor(group.ranks, device=model.device) for group in some]
+        # On the CPU: for a handful of numbers a GPU takes longer, and each pair is looked for there.
+        scores = scalar_numbers(model, packed, packed.ends).cpu().split([len(group.ranks) for group in some])
+        ranks = [torch.tensor(group.ranks) for group in some]
         losses = [grouped_ranking_loss(*each, margin=margin) for each in zip(scores, ranks, strict=True)]
         right = [_share_right(*each) for each in zip(scores, ranks, strict=True)]
         return torch.stack(losses).sum() / count, {"train/accuracy": sum(right)}

@@ -20,7 +20,7 @@ from honed.training.reports.tracking import Tracker
 
 Config = TypeVar("Config", bound=RunConfig)
 
-TOKENS_PER_PASS = {"cpu": 512, "cuda": 4096}
+TOKENS_PER_PASS = {"cpu": 512, "cuda": 8192}
 
 
 def compute_dtype(config: RunConfig | EvaluationConfig, device: torch.device) -> torch.dtype:

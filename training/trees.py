@@ -1,8 +1,8 @@
 """Trees of tokens -> flat batches without padding: a prompt is computed once for all of its answers.
 
-A `Tree` is a prompt and the answers to it. `pack` lays trees out one after the other in a single row and says in a
-mask who sees whom: a token sees the prompt of its tree and its own answer up to itself. Positions go on from the end of
-the prompt in every answer, so that each has the numbers that it would have alone. `plan` shares trees out to passes.
+A `Tree` is a prompt and the answers to it. `pack` puts trees one after the other into a single row; a token sees the
+prompt of its tree and its own answer up to itself (`attention.py`). Positions go on from the end of the prompt in every
+answer, so that each has the numbers that it would have alone. `plan` shares trees out to passes.
 
 Invariant: which trees share a pass, and on which rank, changes no result but by rounding.
 """
@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from honed.training.attention import Layout, lay_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class Packed:
 
     ids: Tensor  # (1, T)
     positions: Tensor  # (1, T)
-    mask: Tensor  # (1, 1, T, T), true where row may look at column
+    layout: Layout  # who sees whom
     targets: Tensor  # (N,)
     predictors: Tensor  # (N,)
     ends: Tensor  # (A,): where each answer's last token stands
@@ -55,20 +57,16 @@ class Packed:
 def pack(trees: Sequence[Tree], device: torch.device | str = "cpu") -> Packed:
     ids: list[int] = []
     positions: list[int] = []
-    tree_of: list[int] = []
-    branch_of: list[int] = []  # 0 is a prompt
     targets: list[int] = []
     predictors: list[int] = []
     ends: list[int] = []
-    for number, tree in enumerate(trees):
+    for tree in trees:
         last = len(ids) + len(tree.prompt) - 1
         for branch, tokens in enumerate((tree.prompt, *tree.answers)):
             start = len(ids)
             first_position = len(tree.prompt) if branch else 0
             ids += tokens
             positions += range(first_position, first_position + len(tokens))
-            tree_of += [number] * len(tokens)
-            branch_of += [branch] * len(tokens)
             if branch:
                 targets += range(start, len(ids))
                 predictors += [last, *range(start, len(ids) - 1)]
@@ -80,19 +78,11 @@ def pack(trees: Sequence[Tree], device: torch.device | str = "cpu") -> Packed:
     return Packed(
         ids=tensor(ids)[None],
         positions=tensor(positions)[None],
-        mask=_mask(tensor(tree_of), tensor(branch_of)),
+        layout=lay_out([[len(tree.prompt), *map(len, tree.answers)] for tree in trees], device),
         targets=tensor(targets),
         predictors=tensor(predictors),
         ends=tensor(ends),
     )
-
-
-def _mask(tree_of: Tensor, branch_of: Tensor) -> Tensor:
-    order = torch.arange(len(tree_of), device=tree_of.device)
-    is_back = order[:, None] >= order[None, :]
-    is_own = branch_of[:, None] == branch_of[None, :]
-    is_prompt = branch_of[None, :] == 0
-    return (is_back & (tree_of[:, None] == tree_of[None, :]) & (is_own | is_prompt))[None, None]
 
 
 def divided(tree: Tree, budget: int) -> list[Tree]:

@@ -127,11 +127,13 @@ def paged_attention(
         k, v = paged.cache.gather(layer, rows.block_tables)
         mask = rows.mask(k.shape[2], sliding_window)
         if softcap is not None or s_aux is not None:
-            out = _attend_explicitly(q, _repeat(k, heads), _repeat(v, heads), mask, scale, softcap, s_aux)
+            out = attend_explicitly(q, repeat_heads(k, heads), repeat_heads(v, heads), mask, scale, softcap, s_aux)
         elif count == 1:
             out = _attend_with_one(q, k, v, mask, scale)
         else:
-            out = F.scaled_dot_product_attention(q, _repeat(k, heads), _repeat(v, heads), attn_mask=mask, scale=scale)
+            out = F.scaled_dot_product_attention(
+                q, repeat_heads(k, heads), repeat_heads(v, heads), attn_mask=mask, scale=scale
+            )
         outputs.append(out.permute(1, 2, 0, 3).reshape(batch * count, heads, -1))
     return torch.cat(outputs).unsqueeze(0), None
 
@@ -144,18 +146,18 @@ def _attend_with_one(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float
     shared = q.view(k.shape[0], -1, *q.shape[1:]).squeeze(3).transpose(1, 2)  # (kv_heads, B, heads / kv_heads, D)
     if q.device.type == "cpu" and q.dtype == torch.bfloat16:
         # torch's fused attention takes one tiny product after the other here: three times slower.
-        out = _attend_explicitly(shared, k, v, mask, scale, None, None)
+        out = attend_explicitly(shared, k, v, mask, scale, None, None)
     else:
         out = F.scaled_dot_product_attention(shared, k, v, attn_mask=mask, scale=scale)
     return out.transpose(1, 2).reshape(q.shape[0], q.shape[1], 1, -1)
 
 
-def _repeat(x: Tensor, heads: int) -> Tensor:
+def repeat_heads(x: Tensor, heads: int) -> Tensor:
     """(kv_heads, B, L, D) -> (heads, B, L, D), each key head as often as query heads share it."""
     return x if x.shape[0] == heads else x.repeat_interleave(heads // x.shape[0], dim=0)
 
 
-def _attend_explicitly(
+def attend_explicitly(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float, softcap: float | None, sinks: Tensor | None
 ) -> Tensor:
     """What torch's fused attention lacks: capped scores (Gemma 2, arXiv:2408.00118, section 2) and a learned score a

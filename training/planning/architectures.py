@@ -9,6 +9,7 @@ from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from honed.models.engine.runner import UnsupportedArchitectureError, check_config
+from honed.training.attention import NO_ATTENTION
 from honed.training.failures import TrainingError
 
 
@@ -21,8 +22,5 @@ def require_known(folder: Path) -> None:
         check_config(config, name)
     except (OSError, ValueError, UnsupportedArchitectureError) as error:
         raise TrainingError(f"{folder.name} cannot be trained: {error}") from error
-    if architecture is not None and not architecture._supports_sdpa:  # noqa: SLF001  transformers has no public name
-        raise TrainingError(
-            f"{name} has no attention over packed texts (transformers' sdpa): take another architecture, such as "
-            "Llama, Qwen or Gemma 3."
-        )
+    if architecture is not None and not architecture._supports_attention_backend:  # noqa: SLF001  transformers has no public name
+        raise TrainingError(f"{name} {NO_ATTENTION}")
