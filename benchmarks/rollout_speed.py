@@ -42,6 +42,7 @@ def by_generate(
     torch.manual_seed(seed)
     ordered = sorted(asked, key=len)
     device = loaded.model.device
+    loaded.model.set_attn_implementation("sdpa")  # transformers' own, which `generate` takes by itself
     ends = torch.tensor(sorted(loaded.eos_token_ids), device=device)
     tokens = 0
     started = time.perf_counter()

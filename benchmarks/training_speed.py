@@ -26,7 +26,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, TrainerCallback
 from trl import RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
-from honed.models.policy import choose_device, choose_dtype
+from honed.models.policy import choose_device, choose_dtype, load_policy, load_tokenizer
 from honed.models.sources import honed_home, pull
 from honed.server.store.exchange.reading import Entry, read
 from honed.server.store.exchange.records import Ranking
@@ -129,14 +129,14 @@ def sft_rounds(bench: Bench, trees: Sequence[Tree]) -> dict[str, Callable[[], fl
         return ours(bench, loaded.model, sft.objective(loaded, bench.device), trees)
 
     def theirs() -> float:
-        loaded, clock = load_model(bench.folder, torch.float32, bench.device), Clock(bench)
+        policy, clock = load_policy(bench.folder, dtype="float32", device=str(bench.device)), Clock(bench)
         with tempfile.TemporaryDirectory() as output:
             arguments = SFTConfig(**settings(bench, output, len(trees)))
             SFTTrainer(
-                model=loaded.model,
+                model=policy.model,
                 args=arguments,
                 train_dataset=datasets.Dataset.from_list(rows),
-                processing_class=padded(loaded.tokenizer),
+                processing_class=padded(policy.tokenizer),
                 callbacks=[clock],
             ).train()
         return clock.seconds
@@ -158,7 +158,7 @@ def reward_rounds(bench: Bench, groups: Sequence[Group]) -> dict[str, Callable[[
     def theirs() -> float:
         clock = Clock(bench)
         model = AutoModelForSequenceClassification.from_pretrained(bench.folder, num_labels=1, dtype=torch.float32)
-        tokenizer = padded(load_model(bench.folder, torch.float32, bench.device).tokenizer)
+        tokenizer = padded(load_tokenizer(bench.folder))
         model.config.pad_token_id = tokenizer.pad_token_id
         with tempfile.TemporaryDirectory() as output:
             arguments = RewardConfig(**settings(bench, output, len(groups)))
