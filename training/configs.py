@@ -125,27 +125,27 @@ class PPOConfig(RunConfig):
     learning_rate: Positive = Field(
         1.5e-4, description="The policy's, at its peak; a larger model wants a smaller one."
     )
-    value_learning_rate: Positive = Field(
-        1e-5, description="The value network's: a fast one unlearns what the reward model knows of half an answer."
-    )
+    value_learning_rate: Positive = Field(5e-5, description="The value network's, which starts as the reward model.")
     warmup: Share = Field(0.1, description="Share of the steps in which the learning rates rise.")
     final_learning_rate: float = Field(0.3, ge=0, le=1, description="Share of the peaks that the cosine ends at.")
     validate_every: Count = Field(5, description="Iterations between two measurements on held-out prompts.")
     save_every: Count = Field(2, description="Iterations between two states that a cut-off run can go on from.")
-    iterations: Count = Field(12, description="Rounds of rollouts and updates.")
+    iterations: Count = Field(16, description="Rounds of rollouts and updates.")
     batch_size: Count = Field(128, description="Episodes a round, over all ranks; InstructGPT took 512.")
     minibatches: Count = Field(4, description="Optimizer steps that a round's episodes are shared out to.")
     inner_epochs: Count = Field(1, description="How often a round's episodes are used.")
     samples_per_prompt: Count = Field(16, description="Episodes that share a prompt, which is read once for all.")
     max_new_tokens: Count = Field(64, description="Longest answer, in tokens.")
     temperature: Positive = Field(1.0, description="Of the rollouts, and of all log-probabilities.")
-    kl_coefficient: float = Field(0.03, ge=0, description="Beta: what a nat of divergence from the start costs.")
+    kl_coefficient: float = Field(0.015, ge=0, description="Beta: what a nat of divergence from the start costs.")
     kl_target: float | None = Field(
         None, gt=0, description="Nats an answer that the coefficient is adapted to (Ziegler et al. 2019); unset, fixed."
     )
     kl_horizon: Count = Field(512, description="With `kl_target`: episodes over which the coefficient adapts.")
     gamma: float = Field(1.0, gt=0, le=1, description="Discount.")
-    gae_lambda: float = Field(0.95, ge=0, le=1, description="Of the generalised advantage estimate.")
+    gae_lambda: float = Field(
+        1.0, ge=0, le=1, description="Of the generalised advantage estimate; 1 goes by what came of an answer alone."
+    )
     clip: Positive = Field(0.2, description="Range of the probability ratio.")
     value_clip: Positive = Field(0.2, description="Range of a value's change, in units of reward.")
     whiten_rewards: bool = Field(False, description="Scale the rewards of a round to a standard deviation of 1.")
