@@ -6,7 +6,8 @@ way from loading to death.
 business (`registry.py`), what is loaded that of the engines (`engines.py`), what is to become of a candidate that of
 the canary (`canary.py`). Invariants: the store's newest promotion says which policy is current and which a candidate,
 and this server follows it as soon as it can; a new one is current only once it is loaded, so that no request for the
-current policy waits; no change waits for the loading of another; what a candidate cannot answer, the current one does.
+current policy waits, but where there is no room for both (`displacement.py`); no change waits for the loading of
+another; what a candidate cannot answer, the current one does.
 """
 
 from __future__ import annotations
@@ -15,15 +16,14 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from typing import Final
 
 from honed.models.engine.runner import UnsupportedArchitectureError
 from honed.models.policy import PolicyError
 from honed.models.sources import SourceError
 from honed.server.canary import Step, Watch
+from honed.server.displacement import Displacement
 from honed.server.engines import Engines
 from honed.server.errors import (
     Draining,
@@ -37,6 +37,7 @@ from honed.server.errors import (
     StoreUnavailable,
     is_fault,
 )
+from honed.server.health import Health, Status
 from honed.server.loading import in_daemon_thread, load, load_folder
 from honed.server.metrics import Metrics
 from honed.server.opinions import Opinions
@@ -53,23 +54,7 @@ logger = logging.getLogger(__name__)
 ENGINE_DIED = "the engine has stopped; the log says why"
 CURRENT = "honed"  # the name under which clients ask for whatever is in service
 FOLLOW_S: Final = 2.0  # between two looks at what other servers of the store have promoted
-PATIENCE: Final = timedelta(
-    minutes=1
-)  # how long a candidate may not be loaded on one of the servers, before it is taken out
-
-
-class Status(StrEnum):
-    LOADING = "loading"
-    READY = "ready"
-    DRAINING = "draining"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class Health:
-    status: Status
-    model: str | None
-    detail: str | None
+PATIENCE: Final = timedelta(minutes=1)  # for a candidate that one of the servers cannot load, before it is taken out
 
 
 class Service:
@@ -81,6 +66,7 @@ class Service:
         self.registry = Registry(storage)
         self.engines = Engines(settings, metrics)
         self.opinions = Opinions(storage, self.registry, metrics)
+        self._displacement = Displacement(settings, self.engines)
         self._storage = storage
         # Which policy is current: one change after the other. Nothing is loaded under it: a rollback must not wait.
         self._changing = asyncio.Lock()
@@ -110,8 +96,8 @@ class Service:
     def health(self) -> Health:
         current = self.engines.current
         name = current.policy.name if current else None
-        if self._failure is not None:
-            return Health(Status.FAILED, name, self._failure)
+        if failure := self._failure or self._displacement.failure:
+            return Health(Status.FAILED, name, failure)
         if current is None:
             return Health(Status.LOADING, name, None)
         if not current.is_alive and not self._draining:
@@ -123,13 +109,14 @@ class Service:
         if self._draining:
             raise Draining
         if self.engines.current is None:
-            raise Loading if self._failure is None else EngineDead
+            raise EngineDead if self._failure or self._displacement.failure else Loading
         if not self.engines.current.is_alive:
             raise EngineDead
         return self.engines.current
 
     async def find(self, model: str) -> KnownPolicy:
         """What a request's `model` means. Raises ModelNotFound, StoreUnavailable, and what `current` raises."""
+        await self._displacement.passed()
         self.current()
         known = self._known(model)
         if known is None or not self.engines.has(known):
@@ -146,6 +133,7 @@ class Service:
     async def policies(self) -> list[KnownPolicy]:
         """All that a request may name, the current one first; as far as is known while the store is away. Raises what
         `current` raises."""
+        await self._displacement.passed()
         self.current()
         with suppress(StoreUnavailable):
             await self.registry.refresh()
@@ -170,6 +158,7 @@ class Service:
         """The same for a user's request: `honed` is the candidate for those users who try it out. Counts its failures.
         Raises what `leased` raises."""
         async with AsyncExitStack() as lease:
+            await self._displacement.passed()
             self.current()
             candidate = None
             if model == CURRENT and self._followed is not None:
@@ -203,7 +192,7 @@ class Service:
         so where that fails nothing has changed. Raises what `leased` raises, and StoreUnavailable."""
         known = await self._registered(name)
         policy_id = known.id if known.is_registered else None
-        async with self.engines.leased(known) as served, self._changing:
+        async with self._displacement.leased(known) as served, self._changing:
             self._serve(served, await self._storage.write(promotions.promote, policy_id, key_id=key_id))
         return known
 
@@ -232,7 +221,7 @@ class Service:
         self.current()
         newest = await self._storage.read(promotions.newest)
         known = await self._promoted(await self._storage.read(promotions.before, newest))
-        async with self.engines.leased(known) as served, self._changing:
+        async with self._displacement.leased(known) as served, self._changing:
             self._serve(served, await self._storage.write(promotions.roll_back, newest, key_id=key_id))
         return known
 
@@ -242,6 +231,7 @@ class Service:
         if current is not None and not current.is_alive and not self._draining:
             self._failure = ENGINE_DIED
         self._draining = True
+        self._displacement.end()
         self._stop_following()
         await self.engines.drain(timeout_s)
         await self.engines.close()
@@ -276,6 +266,7 @@ class Service:
         while True:
             await asyncio.sleep(FOLLOW_S)
             try:
+                await self._displacement.passed()
                 self.current()
                 await self._catch_up()
                 await self.opinions.refresh()
@@ -293,7 +284,7 @@ class Service:
             if not is_followed:
                 self._watch.let_go(promotion)
         if not is_followed:
-            async with self.engines.leased(await self._promoted(promotion)) as served, self._changing:
+            async with self._displacement.leased(await self._promoted(promotion)) as served, self._changing:
                 if self._followed is not followed:
                     return  # another change was made here meanwhile: what is the newest now?
                 self._serve(served, promotion)

@@ -22,8 +22,9 @@ from fastapi import FastAPI
 from honed.models.sources import honed_home, pull
 from honed.server.app import create_app
 from honed.server.auth import require_safe_binding
+from honed.server.health import Status
 from honed.server.loading import is_loading
-from honed.server.policies import Service, Status
+from honed.server.policies import Service
 from honed.server.settings import Settings
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"

@@ -56,6 +56,8 @@ class ServedPolicy:
         self._listeners: dict[Sequence, asyncio.Queue[Token]] = {}
         self._all_ended = asyncio.Event()
         self._all_ended.set()
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
         self._closed = False
         self._thread = EngineThread(loaded.engine, self._hand_over)
         metrics.observe(self.policy.name, loaded.engine.stats())
@@ -77,12 +79,12 @@ class ServedPolicy:
     def leased(self) -> Iterator[ServedPolicy]:
         """Nobody frees it until the block ends."""
         self.num_leases += 1
-        self.used_s = time.monotonic()
+        self._note_use()
         try:
             yield self
         finally:
             self.num_leases -= 1
-            self.used_s = time.monotonic()
+            self._note_use()
 
     def count_answer(self) -> None:
         self.outcomes = replace(self.outcomes, answered=self.outcomes.answered + 1)
@@ -106,6 +108,7 @@ class ServedPolicy:
         for sequence in sequences:
             self._listeners[sequence] = queue
         self._all_ended.clear()
+        self._note_idleness()
         return queue
 
     def abort(self, sequences: list[Sequence]) -> None:
@@ -116,6 +119,11 @@ class ServedPolicy:
     async def ended(self) -> None:
         """Returns when no sequence lives."""
         await self._all_ended.wait()
+
+    async def unused(self) -> None:
+        """Returns when nobody leases it and no sequence lives."""
+        while not self.is_idle:
+            await self._is_idle.wait()
 
     async def close(self) -> None:
         """Stops the engine; whatever still runs ends as aborted."""
@@ -130,6 +138,16 @@ class ServedPolicy:
         await asyncio.to_thread(self._engine.release)
         self._metrics.forget(self.policy.name)
 
+    def _note_use(self) -> None:
+        self.used_s = time.monotonic()
+        self._note_idleness()
+
+    def _note_idleness(self) -> None:
+        if self.is_idle:
+            self._is_idle.set()
+        else:
+            self._is_idle.clear()
+
     def _hand_over(self, report: Report) -> None:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._dispatch, report)
@@ -143,3 +161,4 @@ class ServedPolicy:
                 del self._listeners[token.sequence]
         if not self._listeners:
             self._all_ended.set()
+            self._note_idleness()

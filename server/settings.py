@@ -99,7 +99,8 @@ class Settings(BaseSettings):
         default=30,
         ge=0,
         allow_inf_nan=False,
-        description="How long running answers may go on after SIGTERM, in seconds.",
+        description="How long running answers may go on after SIGTERM, or hold up a promotion that needs their memory, "
+        "in seconds.",
     )
     strict: bool = Field(
         default=False, description="Refuse parameters that nobody knows, instead of warning in a header."

@@ -23,7 +23,7 @@ from sqlalchemy.engine import URL
 
 from honed.server import policies
 from honed.server.app import create_app
-from honed.server.policies import Status
+from honed.server.health import Status
 from honed.server.served import ServedPolicy
 from honed.server.settings import Settings
 from honed.server.store.database import database_url, open_database

@@ -9,9 +9,10 @@ import pytest
 
 from honed.models.policy import PolicyError
 from honed.server.errors import EngineDead, Loading, ModelNotFound
+from honed.server.health import Status
 from honed.server.loading import load
 from honed.server.metrics import Metrics
-from honed.server.policies import Service, Status
+from honed.server.policies import Service
 from honed.server.settings import Settings
 from honed.server.storage import Storage
 

@@ -128,7 +128,6 @@ def test_the_candidate_keeps_its_place(home: Home, server: LiveServer, http: htt
     try_out(http, "one", 1)
     before = served(server, home, "one")
     assert error_of(ask(http, "two")) == (503, "no_room_for_policy")
-    assert error_of(http.post("/v1/policies/two/promote")) == (503, "no_room_for_policy")
     assert error_of(http.post("/v1/policies/two/canary", json={"share": 1})) == (503, "no_room_for_policy")
     assert served(server, home, "one") is before
     http.post("/v1/policies/rollback")
