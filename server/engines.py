@@ -1,8 +1,9 @@
 """The policies that are loaded, each with an engine of its own: how one comes, who holds it, and which has to go.
 
 A policy is loaded when a request or a promotion asks for it, once however many ask, and goes when another needs its
-place or its memory: of those that nobody uses, the one that was used longest ago. The current one never goes, nor the
-candidate that is tried out beside it.
+place or its memory: of those that nobody uses, the one that was used longest ago. The candidate that is tried out never
+goes, and the current one only for its successor (`displacement.py`), where there is no other way; it comes back where
+that cannot be loaded.
 Invariants: one is loaded at a time, so that what is measured as free is free; who waits for a policy and who holds a
 lease on it are both counted, so that it is not taken from under them; a failure to load one touches no other.
 """
@@ -29,6 +30,7 @@ from honed.server.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+AGAIN_S: Final = 0.2  # between two tries to bring back what went
 UNLOADABLE_S: Final = 30.0  # how long one that could not be loaded is not tried again
 
 State = Literal["current", "candidate", "loaded", "idle", "loading", "unloaded"]
@@ -60,6 +62,7 @@ class Engines:
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.current: ServedPolicy | None = None
         self.candidate: ServedPolicy | None = None  # its engine may have died
+        self.lost: str | None = None  # why there is no current policy any more
         self.first_cache_bytes = 0  # what each has, where there is memory for it
         self._settings = settings
         self._metrics = metrics
@@ -100,15 +103,15 @@ class Engines:
         return "loaded" if place.is_used else "idle", leases
 
     @asynccontextmanager
-    async def leased(self, known: KnownPolicy) -> AsyncIterator[ServedPolicy]:
-        """The policy, loaded where it is not, and not freed until the block ends. Raises PolicyUnloadable,
-        NoRoomForPolicy and Draining."""
+    async def leased(self, known: KnownPolicy, *, displaces: bool = False) -> AsyncIterator[ServedPolicy]:
+        """The policy, loaded where it is not, and not freed until the block ends. Where nothing else makes room and it
+        `displaces`, the current one goes, unless it is used. Raises PolicyUnloadable, NoRoomForPolicy and Draining."""
         if self._closed:
             raise Draining
         place = self._places.get(known.id)
         if place is not None and place.is_dead and not self._is_current(place):
             await self._free(place)
-        place = self._places.get(known.id) or self._begin(known)
+        place = self._places.get(known.id) or self._begin(known, displaces=displaces)
         with ExitStack() as lease:
             place.waiting += 1
             try:
@@ -138,9 +141,21 @@ class Engines:
         self._closed = True
         await asyncio.gather(*(served.close() for served in self._all_served()))
 
-    def _begin(self, known: KnownPolicy) -> _Place:
+    async def bring_back(self, known: KnownPolicy) -> None:
+        """Makes a policy that went the current one again, when there is room; else says that it is lost."""
+        while self.current is None and not self._closed:
+            try:
+                async with self.leased(known) as served:
+                    self.current = served
+            except NoRoomForPolicy:  # somebody took its place: nobody keeps it for long
+                await asyncio.sleep(AGAIN_S)
+            except PolicyUnloadable as error:
+                self._lose(known, error.message)
+                return
+
+    def _begin(self, known: KnownPolicy, *, displaces: bool) -> _Place:
         place = self._new_place(known)
-        task = asyncio.create_task(self._bring(place))
+        task = asyncio.create_task(self._bring(place, displaces=displaces))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return place
@@ -154,10 +169,10 @@ class Engines:
     def _serve(self, loaded: Loaded) -> ServedPolicy:
         return ServedPolicy(loaded, self._metrics, max_queue=self._settings.max_queue)
 
-    async def _bring(self, place: _Place) -> None:
+    async def _bring(self, place: _Place, *, displaces: bool) -> None:
         """Ends with the place filled, or gone."""
         try:
-            loaded = await self._load(place.known)
+            loaded = await self._load(place.known, displaces=displaces)
             if not place.ready.done():
                 place.ready.set_result(self._serve(loaded))
         except ServerError as error:
@@ -178,17 +193,54 @@ class Engines:
         self._unloadable[known.id] = (time.monotonic() + UNLOADABLE_S, reason)
         return PolicyUnloadable(known.name, reason)
 
-    async def _load(self, known: KnownPolicy) -> Loaded:
+    async def _load(self, known: KnownPolicy, *, displaces: bool) -> Loaded:
         until_s, reason = self._unloadable.get(known.id, (0.0, ""))
         if time.monotonic() < until_s:
             raise PolicyUnloadable(known.name, reason)
         async with self._loading:
             if self._closed:
                 raise Draining
-            cache_bytes = await self._make_room(known)
-            return await in_daemon_thread(
-                lambda: load_folder(self._settings, known.folder, name=known.name, cache_bytes=cache_bytes)
-            )
+            gone = None
+            try:
+                try:
+                    cache_bytes = await self._make_room(known)
+                except NoRoomForPolicy:
+                    gone = await self._take_out_current() if displaces else None
+                    if gone is None:
+                        raise
+                    cache_bytes = await self._make_room(known)
+                return await self._read(known, cache_bytes)
+            except Exception:
+                if gone is not None:
+                    await self._put_back(gone)
+                raise
+
+    async def _read(self, known: KnownPolicy, cache_bytes: int) -> Loaded:
+        return await in_daemon_thread(
+            lambda: load_folder(self._settings, known.folder, name=known.name, cache_bytes=cache_bytes)
+        )
+
+    async def _take_out_current(self) -> KnownPolicy | None:
+        """Frees the current policy; None where it is used."""
+        place = next((place for place in self._places.values() if self._is_current(place)), None)
+        if place is None or place.is_used:
+            return None
+        self.current = None
+        await self._free(place)
+        return place.known
+
+    async def _put_back(self, known: KnownPolicy) -> None:
+        """The same, taken back, under the same lock: nobody can take its place."""
+        try:
+            loaded = await self._read(known, self.first_cache_bytes)
+        except Exception as error:  # whatever it is, this server has nothing to serve any more
+            self._lose(known, str(error))
+        else:
+            self.adopt(known, loaded)
+
+    def _lose(self, known: KnownPolicy, reason: str) -> None:
+        self.lost = f"{known.name} went to make room, and does not come back: {_public(reason, known)}"
+        logger.error("%s", self.lost)
 
     async def _make_room(self, known: KnownPolicy) -> int:
         """Lets idle policies go until there is a place, and memory for a whole cache; bytes for the cache that there

@@ -6,8 +6,8 @@ way from loading to death.
 business (`registry.py`), what is loaded that of the engines (`engines.py`), what is to become of a candidate that of
 the canary (`canary.py`). Invariants: the store's newest promotion says which policy is current and which a candidate,
 and this server follows it as soon as it can; a new one is current only once it is loaded, so that no request for the
-current policy waits, but where there is no room for both (`displacement.py`); no change waits for the loading of
-another; what a candidate cannot answer, the current one does.
+current policy waits, and no change waits for the loading of another, but where there is no room for both
+(`displacement.py`); what a candidate cannot answer, the current one does.
 """
 
 from __future__ import annotations
@@ -96,11 +96,11 @@ class Service:
     def health(self) -> Health:
         current = self.engines.current
         name = current.policy.name if current else None
-        if failure := self._failure or self._displacement.failure:
+        if failure := self._failure or self.engines.lost:
             return Health(Status.FAILED, name, failure)
-        if current is None:
+        if not self._draining and (current is None or self._displacement.is_going_on):
             return Health(Status.LOADING, name, None)
-        if not current.is_alive and not self._draining:
+        if current is not None and not current.is_alive and not self._draining:
             return Health(Status.FAILED, name, ENGINE_DIED)
         return Health(Status.DRAINING, name, None) if self._draining else Health(Status.READY, name, self._behind)
 
@@ -109,14 +109,14 @@ class Service:
         if self._draining:
             raise Draining
         if self.engines.current is None:
-            raise EngineDead if self._failure or self._displacement.failure else Loading
+            raise EngineDead if self._failure or self.engines.lost else Loading
         if not self.engines.current.is_alive:
             raise EngineDead
         return self.engines.current
 
     async def find(self, model: str) -> KnownPolicy:
         """What a request's `model` means. Raises ModelNotFound, StoreUnavailable, and what `current` raises."""
-        await self._displacement.passed()
+        await self._displacement.admitted()
         self.current()
         known = self._known(model)
         if known is None or not self.engines.has(known):
@@ -133,7 +133,7 @@ class Service:
     async def policies(self) -> list[KnownPolicy]:
         """All that a request may name, the current one first; as far as is known while the store is away. Raises what
         `current` raises."""
-        await self._displacement.passed()
+        await self._displacement.admitted()
         self.current()
         with suppress(StoreUnavailable):
             await self.registry.refresh()
@@ -158,7 +158,7 @@ class Service:
         """The same for a user's request: `honed` is the candidate for those users who try it out. Counts its failures.
         Raises what `leased` raises."""
         async with AsyncExitStack() as lease:
-            await self._displacement.passed()
+            await self._displacement.admitted()
             self.current()
             candidate = None
             if model == CURRENT and self._followed is not None:
@@ -189,7 +189,7 @@ class Service:
 
     async def promote(self, name: str, *, key_id: str | None) -> KnownPolicy:
         """Puts a policy into service, here at once and on the store's other servers within seconds. It is loaded first,
-        so where that fails nothing has changed. Raises what `leased` raises, and StoreUnavailable."""
+        so where that fails the old one is in service. Raises what `leased` raises, and StoreUnavailable."""
         known = await self._registered(name)
         policy_id = known.id if known.is_registered else None
         async with self._displacement.leased(known) as served, self._changing:
@@ -266,7 +266,7 @@ class Service:
         while True:
             await asyncio.sleep(FOLLOW_S)
             try:
-                await self._displacement.passed()
+                await self._displacement.admitted()
                 self.current()
                 await self._catch_up()
                 await self.opinions.refresh()
@@ -284,7 +284,8 @@ class Service:
             if not is_followed:
                 self._watch.let_go(promotion)
         if not is_followed:
-            async with self._displacement.leased(await self._promoted(promotion)) as served, self._changing:
+            new = await self._promoted(promotion)
+            async with self._displacement.leased(new, follows=True) as served, self._changing:
                 if self._followed is not followed:
                     return  # another change was made here meanwhile: what is the newest now?
                 self._serve(served, promotion)
