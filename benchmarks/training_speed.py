@@ -6,8 +6,9 @@ Rows as `honed export --what rankings` writes them, with demonstrations. SFT lea
 model learns pairs, the best answer and the worst of each row, since TRL has no rankings of more. Tokens are those of
 the rows: a prompt counts as often as its trainer is given it, padding never counts. Both compute in the number format
 that honed chooses on `--device`, without gradient checkpointing; the first step of each round is not timed. The share
-of the peak is 6 operations a weight and token (arXiv:2001.08361, section 2.1: attention's own products not counted)
-over the speed of a large product of matrices, measured here.
+of the peak is 6 operations a weight and token that honed computes (arXiv:2001.08361, section 2.1: attention's own
+products not counted, and the output layer for answers alone), over the speed of a large product of matrices, measured
+here.
 """
 
 from __future__ import annotations
@@ -174,15 +175,15 @@ def reward_rounds(bench: Bench, groups: Sequence[Group]) -> dict[str, Callable[[
     return {"honed": mine, "TRL": theirs}
 
 
-def compare(name: str, rounds: int, tokens: int, peak: float, runs: dict[str, Callable[[], float]]) -> None:
-    """One line of the table. `peak`: tokens a second at the speed of a large product of matrices."""
+def compare(name: str, rounds: int, tokens: int, at_peak_s: float, runs: dict[str, Callable[[], float]]) -> None:
+    """One line of the table. `at_peak_s`: what honed's operations would take at the speed of a large product."""
     rates: dict[str, list[float]] = {who: [] for who in runs}
     for _ in range(rounds):
         for who, run in runs.items():
             rates[who].append(tokens / run())
     ratios = [a / b for a, b in zip(rates["honed"], rates["TRL"], strict=True)]
     cells = " | ".join(f"{median(each):.0f}" for each in rates.values())
-    share = median(rates["honed"]) / peak
+    share = at_peak_s * median(rates["honed"]) / tokens
     print(
         f"| {name} | {cells} | {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) | {share:.1%} |",
         flush=True,
@@ -209,7 +210,8 @@ def main() -> None:
     loaded = load_model(folder, torch.float32, torch.device("cpu"))
     size = PEAK_SIZE[device.type]
     speed = matmul_speed(RunConfig(device=str(device)), rows=size, width=size, inner=size)
-    peak = speed / (6 * sum(each.numel() for each in loaded.model.parameters()))
+    output = loaded.model.get_output_embeddings().weight.numel()
+    layers = sum(each.numel() for each in loaded.model.base_model.layers.parameters())
     rankings = [each.record for each in read(options.data) if isinstance(each, Entry)]
     encoder = Encoder(loaded.tokenizer, MAX_TOKENS, MAX_TOKENS)
     count = options.steps * options.batch_size
@@ -226,9 +228,11 @@ def main() -> None:
     print("| step | honed, tokens/s | TRL, tokens/s | ratio, median of rounds (range) | share of the peak |")
     print("|---|---|---|---|---|")
     timed = slice(options.batch_size, None)
-    compare("SFT", options.rounds, sum(t.num_tokens for t in trees[timed]), peak, sft_rounds(bench, trees))
+    tokens, answers = (sum(getattr(t, name) for t in trees[timed]) for name in ("num_tokens", "num_answer_tokens"))
+    compare("SFT", options.rounds, tokens, 6 * (layers * tokens + output * answers) / speed, sft_rounds(bench, trees))
     twice = sum(2 * len(g.tree.prompt) + g.tree.num_answer_tokens for g in groups[timed])
-    compare("reward model", options.rounds, twice, peak, reward_rounds(bench, groups))
+    once = sum(g.tree.num_tokens for g in groups[timed])
+    compare("reward model", options.rounds, twice, 6 * layers * once / speed, reward_rounds(bench, groups))
 
 
 if __name__ == "__main__":

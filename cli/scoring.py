@@ -27,7 +27,7 @@ def score(
     dtype: Annotated[Literal["auto", "bfloat16", "float32"], typer.Option(help="Numbers to compute in.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     tokens_per_pass: Annotated[
-        int, typer.Option(min=0, help="Tokens of one forward pass; 0 is 512 on a CPU and 4096 on a GPU.")
+        int, typer.Option(min=0, help="Tokens of one forward pass; 0 is 512 on a CPU and 8192 on a GPU.")
     ] = 0,
 ) -> None:
     """Score the answers in a file with a reward model: a JSON line a row, in the file's order."""

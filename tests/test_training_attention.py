@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from honed.training.attention import ALIGNMENT, ATTENTION, Layout, lay_out, tree_attention
+from honed.training.failures import TrainingError
 from honed.training.forward import check_packing
 
 HEADS, KV_HEADS, SIZE = 4, 2, 8
-TREES = [(2, 2, 1), (1, 1), (9, 20, 3), (3, 5), (40, 30)]  # prompts and answers
+TREES = [(2, 2, 1), (1, 1), (9, 20, 2), (3, 5), (40, 30)]  # prompts and answers
 
 lengths = st.lists(st.lists(st.integers(1, 12), min_size=2, max_size=4), min_size=1, max_size=6)
 
@@ -73,6 +74,9 @@ def test_without_a_layout_a_row_is_one_text() -> None:
     q, k, v = tensors(30)
     found = tree_attention(nn.Identity(), q, k, v, None)[0]
     torch.testing.assert_close(found, expected(q, k, v, visible([(30,)])))
+    for query in (q.expand(2, -1, -1, -1), q[:, :, :1]):  # several texts; one that goes on
+        with pytest.raises(TrainingError, match="is for packed texts"):
+            tree_attention(nn.Identity(), query, k, v, None)
 
 
 def test_gradients_are_those_of_the_whole_mask() -> None:
@@ -100,6 +104,17 @@ def test_capped_scores_are_capped() -> None:
     capped = attend(q, k, v, lay_out(TREES, "cpu"), softcap=0.5).float()
     by_hand = expected(q, k, v, visible(TREES), softcap=0.5).float()
     torch.testing.assert_close(capped, by_hand, atol=1e-5, rtol=1e-4)
+
+
+def test_sinks_take_probability_away() -> None:
+    """As one more key that each head has a score for, and no value."""
+    q, k, v = (each.float() for each in tensors(sum(map(sum, TREES))))
+    found = attend(q, k, v, lay_out(TREES, "cpu"), s_aux=torch.tensor([0.0, 1.0, -torch.inf, 9.0]))
+    plain = expected(q, k, v, visible(TREES))
+    torch.testing.assert_close(found[:, :, 2], plain[:, :, 2])
+    scores = (q[0, 1] @ k[0, 0].T * SIZE**-0.5).masked_fill(~visible(TREES), -torch.inf)
+    with_sink = torch.cat([scores, torch.ones(len(scores), 1)], dim=1).softmax(dim=1)[:, :-1]
+    torch.testing.assert_close(found[0, :, 1], with_sink @ v[0, 0])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

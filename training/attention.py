@@ -1,9 +1,9 @@
 """Attention of packed trees, registered with transformers' `AttentionInterface` as "honed-trees".
 
 A packed batch is one row of many trees (`trees.py`), of which each looks only at itself. A mask over the whole row
-would cost the square of the row; here the trees are laid side by side, those of about one length padded to the longest
-of them, attend, and go back into the row. `tree_attention` is handed a `Layout` as the keyword argument `layout`, which
-transformers' modules pass through. Invariant: padding reaches no token and no gradient.
+would cost the square of the row; here the trees are laid side by side, those within a power of two padded to the
+longest of them, attend, and go back into the row. `tree_attention` is handed a `Layout` as the keyword argument
+`layout`, which transformers' modules pass through. Invariant: padding reaches no token and no gradient.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch.nn import functional as F  # noqa: N812 (the name that torch's docume
 from transformers import AttentionInterface
 
 from honed.models.engine.attention import attend_explicitly, repeat_heads
+from honed.training.failures import TrainingError
 
 ATTENTION = "honed-trees"
 ALIGNMENT = 8  # tokens: what torch's fused kernels want of a mask's rows
@@ -59,6 +60,7 @@ class Layout:
     places: Tensor  # (P,): the token of each place; padding repeats one of its tree
     is_padding: Tensor  # (P, 1)
     stacks: Sequence[Stack]
+    windows: set[int | None] = field(default_factory=set)  # that layers asked for: the check of an architecture
 
 
 def lay_out(trees: Sequence[Sequence[int]], device: torch.device | str) -> Layout:
@@ -110,10 +112,13 @@ def tree_attention(
     **_: Any,  # dropout and flags of other attention functions
 ) -> tuple[Tensor, None]:
     """query: (1, heads, T, D), key and value: (1, kv_heads, T, D). Returns (1, T, heads, D).
-    Without a layout the row is one text.
+    Without a layout the row is one text, read from its beginning. Raises TrainingError for anything else.
     """
     if layout is None:
+        if query.shape[0] != 1 or query.shape[2] != key.shape[2]:
+            raise TrainingError("This attention is for packed texts: set transformers' own to ask the model otherwise.")
         layout = lay_out([[query.shape[2]]], query.device)
+    layout.windows.add(sliding_window)
     scale = query.shape[3] ** -0.5 if scaling is None else scaling
     spread = [_spread(each[0], layout) for each in (query, key, value)]
     outputs = []

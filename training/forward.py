@@ -17,6 +17,8 @@ from honed.training.attention import ATTENTION
 from honed.training.failures import TrainingError
 from honed.training.trees import Packed, Tree, pack
 
+_TAKE_ANOTHER = "take a decoder with full or sliding-window attention, such as Llama or Qwen."
+
 
 def policy_logits(model: PreTrainedModel, packed: Packed) -> Tensor:
     """Logits (N, vocabulary) of each answer token's distribution, in the model's number format."""
@@ -49,12 +51,21 @@ def check_packing(model: PreTrainedModel | ScalarModel) -> None:
     singles = [_outputs(backbone, input_ids=ids)[-n - 1 : -1] for ids, n in zip(alone, lengths, strict=True)]
     backbone.set_attn_implementation(ATTENTION)
     apart = torch.cat(singles)
+    if _slides(backbone.config.get_text_config()) and packed.layout.windows == {None}:
+        raise TrainingError(f"{type(backbone).__name__} keeps its sliding window from its attention: {_TAKE_ANOTHER}")
     error = float((together - apart).norm() / apart.norm())
     if not error < (1e-3 if backbone.dtype == torch.float32 else 1e-1):
         raise TrainingError(
             f"{type(backbone).__name__} gives packed sequences other numbers than single ones (by {error:.1%}): it "
-            "cannot be trained here. Take a decoder with full or sliding-window attention, such as Llama or Qwen."
+            f"cannot be trained here: {_TAKE_ANOTHER}"
         )
+
+
+def _slides(config: Any) -> bool:
+    """Whether some layers look back no further than a window, by the config alone."""
+    kinds = set(getattr(config, "layer_types", None) or ["sliding_attention"])
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    return window is not None and "sliding_attention" in kinds
 
 
 def _outputs(model: PreTrainedModel, **inputs: Any) -> Tensor:
