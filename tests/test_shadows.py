@@ -266,7 +266,7 @@ def test_labelers_compare_the_two(home: Home, server: LiveServer, http: httpx.Cl
     assert policy(http, "base")["shadow"] == nothing | {"share": 0}
     families = {each.name: each for each in text_string_to_metric_families(http.get("/metrics").text)}
     samples = families["honed_policy_shadow_rankings"].samples
-    assert {(*each.labels.values(), each.value) for each in samples} == {
+    assert {(*(each.labels[name] for name in ("policy", "rival", "outcome")), each.value) for each in samples} == {
         ("one", "base", "win", 3), ("one", "base", "tie", 1), ("one", "base", "loss", 1),
     }  # fmt: skip
     promote(http, "two")
@@ -382,7 +382,7 @@ def test_a_share_is_checked(http_client: httpx.Client, body: dict[str, Any], cod
 
 
 def test_what_is_refused(home: Home) -> None:
-    with by_role(home) as (server, client, admin):
+    with by_role(home) as (_, client, admin):
         assert error_of(client.post("/v1/policies/one/shadow", json={"share": 1})) == (403, "insufficient_permissions")
         assert error_of(admin.post("/v1/policies/nobody/shadow", json={"share": 1})) == (404, "model_not_found")
         assert error_of(admin.post("/v1/policies/base/shadow", json={"share": 1})) == (400, "already_in_service")

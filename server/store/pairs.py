@@ -75,13 +75,14 @@ def count(connection: Connection) -> dict[tuple[str, str], Verdicts]:
     }
 
 
-def count_query() -> Select[Any]:
-    """From the tasks that were not sampled, along the index of prefixes."""
+def count_query() -> Select[*tuple[Any, ...]]:
+    """Completions are looked up one by one, by their tasks."""
     own, rival = aliased(Target), aliased(Target)
     answer = {"wins": own.rank < rival.rank, "ties": own.rank == rival.rank, "losses": own.rank > rival.rank}
     counts = [func.sum(case((is_so, 1), else_=0)).label(name) for name, is_so in answer.items()]
+    columns = (Completion.policy_id, Choice.source.label("rival_id"), *counts)
     return (
-        select(Completion.policy_id, Choice.source.label("rival_id"), *counts)
+        select(*columns)
         .select_from(Task)
         .join(Completion, Completion.id == Task.completion_id)
         .join(Choice, and_(Choice.completion_id == Completion.id, Choice.index == RIVAL))
