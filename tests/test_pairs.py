@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from completions import add, count, ingest, logged
 from labeling_tasks import NOW, make_task, ranking_of, say, taken
-from query_plans import plan
 from sqlalchemy import Engine, select, update
 
 from honed.server.store import erasure, pairs, sampling
@@ -63,13 +62,6 @@ def test_who_won(store: Engine) -> None:
     make_task(store, "No pair")
     say(store, taken(store, "ada").task_id, "ada")
     assert verdicts(store) == {("new", "old"): Verdicts(2, 1, 1), ("newer", "old"): Verdicts(1, 0, 0)}
-
-
-def test_counting_looks_completions_up_one_by_one(store: Engine) -> None:
-    """Not all completions, of which there may be millions."""
-    with reading(store) as connection:
-        steps = plan(connection, pairs.count_query())
-    assert ("pk_completions" in steps) or ("SEARCH completions USING INDEX sqlite_autoindex_completions_1" in steps)
 
 
 def test_what_is_no_ranking_counts_for_nobody(store: Engine) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, Select, and_, case, func, select
+from sqlalchemy import Connection, and_, case, func, select
 from sqlalchemy.orm import aliased
 
 from honed.server.store.completions import load_choices
@@ -69,19 +69,11 @@ def offer(connection: Connection, completion_ids: Sequence[str]) -> None:
 
 def count(connection: Connection) -> dict[tuple[str, str], Verdicts]:
     """By policy and rival: of what was answered in the shadow."""
-    return {
-        (row.policy_id, row.rival_id): Verdicts(row.wins, row.ties, row.losses)
-        for row in connection.execute(count_query())
-    }
-
-
-def count_query() -> Select[*tuple[Any, ...]]:
-    """Completions are looked up one by one, by their tasks."""
     own, rival = aliased(Target), aliased(Target)
     answer = {"wins": own.rank < rival.rank, "ties": own.rank == rival.rank, "losses": own.rank > rival.rank}
     counts = [func.sum(case((is_so, 1), else_=0)).label(name) for name, is_so in answer.items()]
     columns = (Completion.policy_id, Choice.source.label("rival_id"), *counts)
-    return (
+    query = (
         select(*columns)
         .select_from(Task)
         .join(Completion, Completion.id == Task.completion_id)
@@ -92,6 +84,8 @@ def count_query() -> Select[*tuple[Any, ...]]:
         .where(Task.prefix.is_(None), Completion.source == SHADOW)
         .group_by(Completion.policy_id, Choice.source)
     )
+    found = connection.execute(query)
+    return {(row.policy_id, row.rival_id): Verdicts(row.wins, row.ties, row.losses) for row in found}
 
 
 def _has_room(connection: Connection, pair: Any) -> bool:
