@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from honed.server.ancestry import Ancestry, Data
+    from honed.server.store.promotions import StoredPromotion
     from honed.server.store.snapshots import Contents, StoredCheckpoint
 
 _SHOWN_METRICS: Final = 4
@@ -35,18 +36,29 @@ _WIDE: Final = 10_000  # of what is no terminal, whose lines are whole
 
 def promote(
     name: Annotated[str, typer.Argument(help="A checkpoint that SFT, PPO, DPO or KTO made.")],
+    shadow: Annotated[
+        int | None,
+        typer.Option(min=1, max=100, help="Not yet: it answers so many per cent of the users too, unseen by them."),
+    ] = None,
     database_url: DatabaseUrl = None,
 ) -> None:
-    """Put a policy into service. Servers load it and change over within seconds; no answer is cut."""
+    """Put a policy into service, or into the shadow of the one that is. Servers load it and change over within seconds;
+    no answer is cut."""
     from honed.models.sources import honed_home
     from honed.server.store import promotions
     from honed.server.store.database import writing
+    from honed.server.store.promotions import InServiceError
 
     with opened(database_url) as engine, writing(engine) as connection:
         policy = _policy(connection, honed_home() / "models", name)
         before = promotions.newest(connection)
-        after = promotions.promote(connection, policy.id, key_id=None)
-    if after.number == before.number:
+        try:
+            after = _put(connection, policy.id, shadow)
+        except InServiceError:
+            raise fail(f"{name} is in service: there is nothing to compare it with.") from None
+    if shadow is not None:
+        print(f"{name} answers {shadow} % of the users too, unseen. Servers of this store follow within seconds.")
+    elif after.number == before.number:
         print(f"{name} is in service already.")
     else:
         print(f"{name} is in service now. Servers of this store follow within seconds.")
@@ -97,6 +109,15 @@ def lineage(
         print(json.dumps(asdict(found), default=_written))
     else:
         Console(width=None if sys.stdout.isatty() else _WIDE).print(_tree(found))
+
+
+def _put(connection: Connection, policy_id: str, shadow: int | None) -> StoredPromotion:
+    """Raises InServiceError."""
+    from honed.server.store import promotions
+
+    if shadow is None:
+        return promotions.promote(connection, policy_id, key_id=None)
+    return promotions.try_out(connection, policy_id, share=shadow, advances=False, is_shadow=True, key_id=None)
 
 
 def _policy(connection: Connection, models: Path, name: str) -> StoredCheckpoint:

@@ -102,7 +102,7 @@ def _feedback(counts: FeedbackCounts) -> Iterator[Table]:
     policies = _table("Policies", "policy", "completions", "feedback", "up", "down", "share up", "95 %")
     for policy in counts.policies:
         thumbs = policy.thumbs
-        up, down = (thumbs.hits, thumbs.total - thumbs.hits) if thumbs else (0, 0)
+        up, down = (int(thumbs.hits), int(thumbs.total - thumbs.hits)) if thumbs else (0, 0)
         shown = _percent(thumbs.share if thumbs else None)
         _add(policies, policy.policy_id, policy.completions, policy.feedback, up, down, shown, _interval(thumbs))
     yield policies

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from fastapi import Request, Response
@@ -40,10 +40,12 @@ def start(http: Request, request: SamplingRequest, served: ServedPolicy, prompts
     )
 
 
-async def respond(exchange: Exchange, answer: Answer, unknown: list[str]) -> Response:
-    """Sends the answer as the request wants it, closes the generation however that goes, and has remembered what was
-    sent. `unknown`: the keys of the request that were ignored. Counts how it went where the server chose the policy,
-    but for what is raised here."""
+async def respond(
+    exchange: Exchange, answer: Answer, unknown: list[str], then: Callable[[], None] = lambda: None
+) -> Response:
+    """Sends the answer as the request wants it, closes the generation however that goes, has remembered what was sent,
+    and then calls `then`. `unknown`: the keys of the request that were ignored. Counts how it went where the server
+    chose the policy, but for what is raised here."""
     http, generation = exchange.http, exchange.generation
     headers = warning_header(unknown)
     if exchange.request.stream:
@@ -51,6 +53,7 @@ async def respond(exchange: Exchange, answer: Answer, unknown: list[str]) -> Res
         def end() -> None:
             generation.close()
             exchange.remember()
+            then()
 
         lines = _counted(answer.lines(), exchange.served) if exchange.is_assigned else answer.lines()
         timeout_s = http.app.state.settings.request_timeout_s
@@ -62,6 +65,7 @@ async def respond(exchange: Exchange, answer: Answer, unknown: list[str]) -> Res
     if exchange.is_assigned:
         exchange.served.count_answer()
     exchange.remember()
+    then()
     return Response(whole, headers=headers, media_type="application/json")
 
 

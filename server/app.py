@@ -30,6 +30,7 @@ from honed.server.routes import (
 )
 from honed.server.routes.document import add_components
 from honed.server.settings import Settings
+from honed.server.shadows import Shadows
 from honed.server.storage import Storage
 
 
@@ -45,6 +46,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.storage = Storage(settings)
     app.state.service = Service(settings, metrics, app.state.storage)
     app.state.recorder = Recorder(settings, app.state.storage, metrics.count_stored)
+    app.state.shadows = Shadows(app.state.service, app.state.recorder)
     for family in (chat, completions, stored, feedback, labeling, files, fine_tuning, cycles, models, policies, health):
         app.include_router(family.router)
     add_components(app)
@@ -77,6 +79,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.loading = loading
     yield
     loading.cancel()
+    app.state.shadows.cancel()
     await service.close()
     await recorder.close()
     app.state.storage.close()

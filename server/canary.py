@@ -148,12 +148,12 @@ class Watch:
         candidate = self._engines.candidate
         if candidate is None or not candidate.is_alive:
             return None
-        return candidate if gets_candidate(candidate.policy.id, promotion.share, end_user) else None
+        return candidate if gets_candidate(candidate.policy.id, promotion.seen_share, end_user) else None
 
     def begin(self, candidate: ServedPolicy, promotion: StoredPromotion) -> None:
         """From here on its share of the users gets the candidate."""
-        name, policy_id = candidate.policy.name, candidate.policy.id
-        logger.info("%s (%s): %d %% of the users by promotion %d", name, policy_id, promotion.share, promotion.number)
+        whose = f"{'unseen by' if promotion.is_shadow else 'for'} {promotion.share} % of the users"
+        logger.info("%s (%s): %s by promotion %d", candidate.policy.name, candidate.policy.id, whose, promotion.number)
         self._engines.candidate = candidate
 
     def let_go(self, promotion: StoredPromotion) -> None:

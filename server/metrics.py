@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from honed.models.engine.engine import EngineStats
 from honed.server.recording import StoreHealth
+from honed.server.store.pairs import Verdicts
 from honed.server.store.thumbs import Thumbs
 from honed.server.store.writer import Report
 
@@ -65,6 +66,18 @@ class Metrics:
             ["policy", "direction"],
             registry=self.registry,
         )
+        self._verdicts = Gauge(
+            "honed_policy_shadow_rankings",
+            "Labelers' rankings of what a policy answered in the shadow of another.",
+            ["policy", "rival", "outcome"],
+            registry=self.registry,
+        )
+        self.shadows = Counter(
+            "honed_shadows",
+            "Requests that a candidate was to answer unseen, by outcome.",
+            ["outcome"],
+            registry=self.registry,
+        )
         self.feedback = Counter("honed_feedback", "Feedback taken, by kind.", ["kind"], registry=self.registry)
 
     def observe_store(self, health: StoreHealth) -> None:
@@ -79,6 +92,12 @@ class Metrics:
         for name, counted in thumbs.items():
             self._thumbs.labels(name, "up").set(counted.up)
             self._thumbs.labels(name, "down").set(counted.down)
+
+    def observe_verdicts(self, verdicts: Mapping[tuple[str, str], Verdicts]) -> None:
+        """By the names of the policy and of its rival."""
+        for names, counted in verdicts.items():
+            for outcome, many in (("win", counted.wins), ("tie", counted.ties), ("loss", counted.losses)):
+                self._verdicts.labels(*names, outcome).set(many)
 
     def count_stored(self, report: Report) -> None:
         self.stored.inc(report.completions)

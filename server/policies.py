@@ -174,10 +174,15 @@ class Service:
                     served.count_failure()
                 raise
 
+    @property
+    def followed(self) -> StoredPromotion | None:
+        """The promotion that holds here."""
+        return self._followed
+
     def share_of(self, known: KnownPolicy) -> int:
         """Per cent of the users who get this policy as `honed`."""
         followed = self._followed
-        share = followed.share if followed is not None else 0
+        share = followed.seen_share if followed is not None else 0
         if followed is not None and known.id == followed.candidate_id:
             return share
         is_current = self.engines.current is not None and known.id == self.engines.current.policy.id
@@ -196,7 +201,9 @@ class Service:
             self._serve(served, await self._storage.write(promotions.promote, policy_id, key_id=key_id))
         return known
 
-    async def try_out(self, name: str, *, share: int, advances: bool, key_id: str | None) -> KnownPolicy:
+    async def try_out(
+        self, name: str, *, share: int, advances: bool = False, is_shadow: bool = False, key_id: str | None
+    ) -> KnownPolicy:
         """Gives a policy a share of the users, here at once and on the store's other servers within seconds. It is
         loaded first. Raises what `promote` raises, InvalidRequest for one that the store does not know, and the store's
         InServiceError."""
@@ -208,7 +215,7 @@ class Service:
             raise InvalidRequest(message, code="not_registered")
         async with self.engines.leased(known) as served, self._changing:
             made = await self._storage.write(
-                promotions.try_out, known.id, share=share, advances=advances, key_id=key_id
+                promotions.try_out, known.id, share=share, advances=advances, is_shadow=is_shadow, key_id=key_id
             )
             if self._followed is not None and self._followed.policy_id == made.policy_id:
                 self._watch.begin(served, made)  # else it is when what is in service is followed

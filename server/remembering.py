@@ -70,11 +70,12 @@ class Exchange:
         if not self.consent.is_kept:
             return
         for index in reversed(range(len(self.prompts))):  # the client's id last: who has it has all
-            completion = self._completion(index)
+            completion = self.completion(index)
             if any(choice.token_ids or choice.finish_reason for choice in completion.choices):
                 self.http.app.state.recorder.record(completion)
 
-    def _completion(self, index: int) -> LoggedCompletion:
+    def completion(self, index: int) -> LoggedCompletion:
+        """How one of the prompts was answered so far."""
         generation, prompt, n = self.generation, self.prompts[index], self.request.n
         choices = generation.transcript.choices(index * n, (index + 1) * n)
         return LoggedCompletion(

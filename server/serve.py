@@ -87,6 +87,7 @@ class DrainingServer(uvicorn.Server):
         self._drains.append(asyncio.create_task(self._drain(timeout_s)))
 
     async def _drain(self, timeout_s: float) -> None:
+        self._app.state.shadows.cancel()
         await self._service.drain(timeout_s)
         self.should_exit = True
 

@@ -44,7 +44,8 @@ class ServedPolicy:
         self.token_bytes = loaded.token_bytes
         self.context_length = loaded.context_length
         self.cache_bytes = loaded.cache_bytes
-        self.max_live = loaded.engine.config.max_sequences + max_queue  # choices that may run and wait at once
+        self.max_running = loaded.engine.config.max_sequences  # in a batch
+        self.max_live = self.max_running + max_queue  # choices that may run and wait at once
         self.num_leases = 0
         self.outcomes = Outcomes()
         self.used_s = time.monotonic()  # when a lease was last begun or ended

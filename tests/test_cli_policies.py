@@ -72,6 +72,26 @@ def test_a_policy_is_put_into_service_and_back(home: Home, store: Engine) -> Non
     assert refused("rollback") == "honed: no other policy was in service before: there is nothing to go back to.\n"
 
 
+def test_a_policy_is_put_into_the_shadow_and_out(home: Home, store: Engine) -> None:
+    home.add("one")
+    home.add("two")
+    said("promote", "one")
+    assert said("promote", "two", "--shadow", "10") == (
+        "two answers 10 % of the users too, unseen. Servers of this store follow within seconds.\n"
+    )
+    with reading(store) as connection:
+        newest = promotions.newest(connection)
+    assert (newest.policy_id, newest.candidate_id) == (home.ids["one"], home.ids["two"])
+    assert (newest.share, newest.is_shadow, newest.advances) == (10, True, False)
+    assert refused("promote", "one", "--shadow", "10") == (
+        "honed: one is in service: there is nothing to compare it with.\n"
+    )
+    assert honed("promote", "two", "--shadow", "0").exit_code == 2
+    assert said("rollback").startswith("one is in service now.")
+    with reading(store) as connection:
+        assert promotions.newest(connection).candidate_id is None
+
+
 def test_a_server_follows(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("honed.server.policies.FOLLOW_S", 0.05)
     home.add("base")

@@ -193,10 +193,22 @@ def test_since_when_a_candidate_is_tried_out(store: Engine, checkpoints: dict[st
     rows.append(in_store(store, "roll_back", rows[-1]))
     rows += [try_out(store, a, share) for share in (1, 10, 50)]
     rows.append(try_out(store, b))
+    rows += [try_out(store, a, 10, is_shadow=is_shadow) for is_shadow in (True, True, False)]
     with reading(store) as connection:
         began = [promotions.tried_since(connection, row) for row in rows if row.candidate_id is not None]
     created = [row.created for row in rows]
-    assert began == [created[0], created[2], created[2], created[2], created[5]]
+    assert began == [*(created[number] for number in (0, 2, 2, 2, 5, 6, 6, 8))]
+
+
+def test_a_candidate_in_the_shadow_has_no_users(store: Engine, checkpoints: dict[str, str]) -> None:
+    a, b, _ = checkpoints.values()
+    row = try_out(store, a, 30, is_shadow=True)
+    assert (row.share, row.seen_share, newest(store)) == (30, 0, row)
+    assert (seen := try_out(store, b, 30)).seen_share == 30
+    assert not in_store(store, "roll_back", seen).is_shadow
+    with reading(store) as connection:
+        page, _ = promotions.history(connection, below=None, limit=3)
+    assert [change.is_shadow for change in page] == [False, False, True]
 
 
 def test_the_history_is_for_people(store: Engine, checkpoints: dict[str, str]) -> None:
@@ -232,6 +244,7 @@ def test_the_migration_keeps_what_was_promoted(tmp_path: Path, postgres: Postgre
         migrate(engine)
         row = newest(engine)
         assert (row.number, row.returns_to, row.candidate_id, row.share, row.advances) == (1, 0, None, 0, False)
+        assert row.is_shadow is False
         with reading(engine) as connection:
             ((change,), _) = promotions.history(connection, below=None, limit=1)
         assert change.reason is None

@@ -243,7 +243,16 @@ def test_the_history_comes_in_pages(http: httpx.Client) -> None:
     assert ([each["share"] for each in page["data"]], page["has_more"]) == ([3, 2], True)
     rest = http.get("/v1/policies/history", params={"limit": 2, "after": page["data"][-1]["number"]}).json()
     assert ([each["number"] for each in rest["data"]], rest["has_more"]) == ([1], False)
-    assert rest["data"][0].keys() == {"number", "object", "created", "policy", "candidate", "share", "reason"}
+    assert rest["data"][0].keys() == {
+        "number",
+        "object",
+        "created",
+        "policy",
+        "candidate",
+        "share",
+        "is_shadow",
+        "reason",
+    }
 
 
 def test_the_document_has_the_routes(http_client: httpx.Client) -> None:

@@ -25,6 +25,7 @@ from honed.server.logprobs import chat_logprobs
 from honed.server.remembering import AskedPrompt, Exchange, completion_id, consent_of
 from honed.server.routes.document import document
 from honed.server.served import ServedPolicy
+from honed.server.shadows import Shadows
 from honed.server.streaming import padding
 from honed.server.transcript import Delta
 from honed.server.wire.chat import (
@@ -69,7 +70,13 @@ async def create_chat_completion(http: Request) -> Response:
             end_user=request.end_user,
             tags=request.metadata,
         )
-        return await respond(exchange, ChatAnswer(exchange, request, prompt.ids), unknown)
+        shadows: Shadows = http.app.state.shadows
+        return await respond(
+            exchange,
+            ChatAnswer(exchange, request, prompt.ids),
+            unknown,
+            then=lambda: shadows.follow(exchange, lambda candidate: _prompt(request, candidate)),
+        )
 
 
 def require_kept(metadata: Mapping[str, str], consent: Consent) -> None:

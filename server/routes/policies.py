@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
@@ -15,7 +15,14 @@ from honed.server.registry import KnownPolicy
 from honed.server.routes.document import body_of
 from honed.server.storage import Storage
 from honed.server.store import promotions
-from honed.server.store.promotions import Change, InServiceError, NothingBeforeError, PromotedMeanwhileError
+from honed.server.store.pairs import Verdicts
+from honed.server.store.promotions import (
+    Change,
+    InServiceError,
+    NothingBeforeError,
+    PromotedMeanwhileError,
+    StoredPromotion,
+)
 from honed.server.store.statistics import proportion
 from honed.server.validation import warning_header
 from honed.server.wire.errors import ErrorBody
@@ -26,6 +33,8 @@ from honed.server.wire.policies import (
     PolicyObject,
     PromotionList,
     PromotionObject,
+    ShadowCounts,
+    ShadowRequest,
     ThumbCounts,
 )
 
@@ -95,13 +104,27 @@ async def try_policy_out(http: Request, response: Response, name: str) -> Policy
     caller.require(Role.ADMIN)
     request, unknown = await read_request(http, CanaryRequest)
     response.headers.update(warning_header(unknown))
+    return await _try_out(http, name, share=request.share, advances=request.advance, key_id=caller.key_id)
+
+
+@router.post("/v1/policies/{name:path}/shadow", openapi_extra=body_of(ShadowRequest))
+async def shadow_policy(http: Request, response: Response, name: str) -> PolicyObject:
+    """Loads the policy, and has it answer a share of the users' requests for `honed` beside the policy in service. They
+    do not see it; labelers compare the two."""
+    caller = identify(http)
+    caller.require(Role.ADMIN)
+    request, unknown = await read_request(http, ShadowRequest)
+    response.headers.update(warning_header(unknown))
+    return await _try_out(http, name, share=request.share, is_shadow=True, key_id=caller.key_id)
+
+
+async def _try_out(http: Request, name: str, **how: Any) -> PolicyObject:
     service: Service = http.app.state.service
     try:
-        known = await service.try_out(name, share=request.share, advances=request.advance, key_id=caller.key_id)
+        return _object(service, await service.try_out(name, **how))
     except InServiceError:
         message = "The policy is in service: there is nothing to compare it with."
         raise InvalidRequest(message, code="already_in_service") from None
-    return _object(service, known)
 
 
 async def _no_parameters(http: Request, response: Response) -> None:
@@ -122,6 +145,7 @@ def _object(service: Service, known: KnownPolicy) -> PolicyObject:
             "leases": leases,
             "created": int(known.created.timestamp()),
             "feedback": _feedback(service, known),
+            "shadow": _shadow(service, known),
         }
     )
 
@@ -138,6 +162,27 @@ def _feedback(service: Service, known: KnownPolicy) -> ThumbCounts:
     return ThumbCounts(up=thumbs.up, down=thumbs.down, rate=shown[0], low=shown[1], high=shown[2])
 
 
+def _shadow(service: Service, known: KnownPolicy) -> ShadowCounts:
+    current = service.engines.current
+    counted = service.opinions.verdicts.get((known.id, current.policy.id if current else ""), Verdicts())
+    rate = proportion(counted.wins + counted.ties / 2, counted.total)
+    return ShadowCounts(
+        share=_unseen_share(service.followed, known),
+        wins=counted.wins,
+        ties=counted.ties,
+        losses=counted.losses,
+        rate=rate.share if rate else None,
+        low=rate.low if rate else None,
+        high=rate.high if rate else None,
+    )
+
+
+def _unseen_share(promotion: StoredPromotion | None, known: KnownPolicy) -> int:
+    if promotion is None or promotion.candidate_id != known.id:
+        return 0
+    return promotion.share - promotion.seen_share
+
+
 def _promotion(service: Service, change: Change) -> PromotionObject:
     own = service.registry.own
     return PromotionObject(
@@ -146,5 +191,6 @@ def _promotion(service: Service, change: Change) -> PromotionObject:
         policy=change.policy or (own.name if own else service.settings.model),
         candidate=change.candidate,
         share=change.share,
+        is_shadow=change.is_shadow,
         reason=change.reason,
     )

@@ -36,7 +36,8 @@ class InServiceError(Exception):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredPromotion:
     """`share`: per cent of the users who get the candidate; 0 without one. `advances`: whether the share grows by
-    itself. `created`: None of what was before the first."""
+    itself. `is_shadow`: the candidate answers them too, and they do not see it. `created`: None of what was before the
+    first."""
 
     number: int
     created: datetime | None
@@ -45,6 +46,12 @@ class StoredPromotion:
     candidate_id: str | None = None
     share: int = 0
     advances: bool = False
+    is_shadow: bool = False
+
+    @property
+    def seen_share(self) -> int:
+        """Of the users to whom the candidate's answers go."""
+        return 0 if self.is_shadow else self.share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +64,7 @@ class Change:
     policy: str | None
     candidate: str | None
     share: int
+    is_shadow: bool
     reason: str | None
 
 
@@ -111,14 +119,16 @@ def try_out(
     *,
     share: int,
     advances: bool,
+    is_shadow: bool = False,
     key_id: str | None,
     reason: str | None = None,
     expected: int | None = None,
 ) -> StoredPromotion:
-    """Gives `share` per cent of the users to a candidate, in the place of another where there is one. Of two at once
-    the later one holds, unless `expected` says which promotion is to be the newest. In a transaction that writes.
-    Raises InServiceError, and PromotedMeanwhileError where another is the newest."""
+    """Gives `share` per cent of the users to a candidate, in the place of another where there is one; `is_shadow`: to
+    answer them unseen. Of two at once the later one holds, unless `expected` says which promotion is to be the newest.
+    In a transaction that writes. Raises InServiceError, and PromotedMeanwhileError where another is the newest."""
     assert 0 < share <= 100, share
+    assert not (is_shadow and advances), "what nobody sees is found neither good nor bad by users"
     while True:
         last = _expected(connection, expected)
         if last.policy_id == candidate_id:
@@ -129,6 +139,7 @@ def try_out(
             "candidate_id": candidate_id,
             "share": share,
             "advances": advances,
+            "is_shadow": is_shadow,
             "key_id": key_id,
             "reason": reason,
         }
@@ -150,10 +161,14 @@ def roll_back(
 
 
 def tried_since(connection: Connection, promotion: StoredPromotion) -> datetime:
-    """When the candidate of `promotion` began to be tried out: the first of the promotions without a gap that have
-    it."""
+    """When the candidate of `promotion` began to be tried out, seen or unseen as it is: the first of the promotions
+    without a gap that have it."""
     assert promotion.candidate_id is not None
-    another = or_(Promotion.candidate_id.is_(None), Promotion.candidate_id != promotion.candidate_id)
+    another = or_(
+        Promotion.candidate_id.is_(None),
+        Promotion.candidate_id != promotion.candidate_id,
+        Promotion.is_shadow != promotion.is_shadow,
+    )
     last_without = select(func.max(Promotion.number)).where(another, Promotion.number < promotion.number)
     number = connection.execute(last_without).scalar_one() or _BEGINNING.number
     began: datetime = connection.execute(select(Promotion.created).where(Promotion.number == number + 1)).scalar_one()
@@ -171,6 +186,7 @@ def history(connection: Connection, *, below: int | None, limit: int) -> tuple[S
             policy.name.label("policy"),
             candidate.name.label("candidate"),
             Promotion.share,
+            Promotion.is_shadow,
             Promotion.reason,
         )
         .outerjoin(policy, policy.id == Promotion.policy_id)
@@ -194,7 +210,7 @@ def _expected(connection: Connection, number: int | None) -> StoredPromotion:
 
 def _add(connection: Connection, last: StoredPromotion, fields: dict[str, Any]) -> StoredPromotion:
     """The promotion after `last`. Raises PromotedMeanwhileError where another came first."""
-    nobody = {"candidate_id": None, "share": 0, "advances": False}
+    nobody = {"candidate_id": None, "share": 0, "advances": False, "is_shadow": False}
     row = nobody | fields | {"number": last.number + 1, "created": datetime.now(UTC), "replaced_id": last.policy_id}
     try:
         with connection.begin_nested():
@@ -215,4 +231,5 @@ def _columns() -> list[Any]:
         Promotion.candidate_id,
         Promotion.share,
         Promotion.advances,
+        Promotion.is_shadow,
     ]

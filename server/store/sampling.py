@@ -126,7 +126,7 @@ def batch_query(first: int, last: int, size: int) -> Select[*tuple[Any, ...]]:
     return select(*columns).where(*within).order_by(Completion.prefix, Completion.id).limit(size)
 
 
-def tasks_query(prefixes: Collection[int]) -> Select[int]:
+def tasks_query(prefixes: Collection[int]) -> Select[int | None]:
     """Those of the prefixes that have a task."""
     return select(Task.prefix).where(Task.prefix.in_(prefixes))
 
@@ -137,8 +137,8 @@ def users_query(users: Collection[str]) -> Select[str | None]:
     return counted.having(func.count() >= MAX_PER_USER)
 
 
-def _with_task(connection: Connection, prefixes: Collection[int]) -> set[int]:
-    found: set[int] = set()
+def _with_task(connection: Connection, prefixes: Collection[int]) -> set[int | None]:
+    found: set[int | None] = set()
     for some in batches(prefixes):
         found.update(connection.execute(tasks_query(some)).scalars())
     return found

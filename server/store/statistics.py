@@ -21,6 +21,7 @@ from honed.server.store.categories import INSTRUCTGPT_SHARES
 from honed.server.store.database import is_sqlite
 from honed.server.store.labelers import judgements, progress
 from honed.server.store.labeling import SOURCE as LABELING
+from honed.server.store.pairs import SHADOW
 from honed.server.store.tables import (
     Base,
     Checkpoint,
@@ -41,7 +42,7 @@ _Z: Final = 1.959964  # the normal distribution's 97.5 % quantile
 class Proportion:
     """`hits` of `total` are so; the share is from `low` to `high`, by default with 95 % confidence (Wilson 1927)."""
 
-    hits: int
+    hits: float
     total: int
     share: float
     low: float
@@ -154,8 +155,9 @@ def statistics(connection: Connection, *, now: datetime, days: int = DAYS) -> St
     )
 
 
-def proportion(hits: int, total: int, z: float = _Z) -> Proportion | None:
-    """With Wilson's interval, `z` standard errors wide on each side; None of nothing."""
+def proportion(hits: float, total: int, z: float = _Z) -> Proportion | None:
+    """With Wilson's interval, `z` standard errors wide on each side; None of nothing. A tie may be half a hit: that
+    varies less, so the interval is rather too wide."""
     if not total:
         return None
     share = hits / total
@@ -168,7 +170,7 @@ def _completions(connection: Connection) -> tuple[CompletionCounts, list[Categor
     """All that is counted by what a completion is, in one query."""
     kinds = (Completion.category, Completion.source, Completion.trainable, Completion.retrievable)
     rows = connection.execute(select(*kinds, func.count()).group_by(*kinds)).all()
-    prompts = _summed((row[0], row[-1]) for row in rows if row.trainable and row.source != LABELING)
+    prompts = _summed((row[0], row[-1]) for row in rows if row.trainable and row.source not in (LABELING, SHADOW))
     messages = _count(connection, Message)
     counts = CompletionCounts(
         total=sum(row[-1] for row in rows),

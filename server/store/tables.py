@@ -94,7 +94,7 @@ class Completion(Base):
 
     id: Mapped[str] = mapped_column(primary_key=True)
     endpoint: Mapped[str]  # chat, text
-    source: Mapped[str]  # server, labeling, import
+    source: Mapped[str]  # server, labeling, shadow, import
     created: Mapped[datetime] = mapped_column(index=True)
     model: Mapped[str]
     policy_id: Mapped[str]
@@ -116,7 +116,7 @@ class Completion(Base):
     redactions: Mapped[dict[str, int]]  # kind -> how many were found in prompt and answers
     prefix: Mapped[int] = mapped_column(BigInteger)  # `prefixes.py`: prompts with a long common prefix share it
     category: Mapped[str]  # `categories`
-    derived_from: Mapped[str | None] = _of_completion(index=True)  # whose prompt was answered again for labelers
+    derived_from: Mapped[str | None] = _of_completion(index=True)  # whose prompt was answered again
 
     __table_args__ = (
         Index("ix_completions_key_id_id", "key_id", "id"),
@@ -151,7 +151,7 @@ class Choice(Base):
     finish_reason: Mapped[str | None]
     token_ids: Mapped[bytes | None]  # int32; null where the text was redacted, since they would spell it out
     logprobs: Mapped[bytes | None]  # float32, one a token: of the distribution that it was drawn from
-    source: Mapped[str | None]  # who wrote it, where the policy did not (imports)
+    source: Mapped[str | None]  # who wrote it, where the policy did not (imports, and the rivals of `pairs.py`)
 
 
 class Tag(Base):
@@ -215,14 +215,14 @@ class Target(Base):
 
 class Task(Base):
     """A prompt with K answers to be ranked by `wanted` labelers. `completion_id` has the answers; `prefix` and
-    `user_hash` are the prompt's, for the rules of sampling."""
+    `user_hash` are the prompt's, for the rules of sampling: null where it was not sampled (`pairs.py`)."""
 
     __tablename__ = "tasks"
 
     id: Mapped[str] = mapped_column(primary_key=True)
     created: Mapped[datetime]
     completion_id: Mapped[str] = _of_completion(unique=True)
-    prefix: Mapped[int] = mapped_column(BigInteger, unique=True)
+    prefix: Mapped[int | None] = mapped_column(BigInteger, unique=True)
     user_hash: Mapped[str | None] = mapped_column(index=True)
     wanted: Mapped[int]
     is_open: Mapped[bool]
@@ -300,6 +300,7 @@ class Promotion(Base):
     candidate_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id"), index=True)
     share: Mapped[int]  # per cent of the users who get the candidate
     advances: Mapped[bool]  # whether the share grows by itself
+    is_shadow: Mapped[bool]  # the candidate answers too, and nobody sees it
     key_id: Mapped[str | None]  # of the API key that asked for it; null where a server or a training did
     reason: Mapped[str | None]  # why a server did it by itself
 

@@ -19,12 +19,30 @@ class CanaryRequest(RequestPart):
     )
 
 
+class ShadowRequest(RequestPart):
+    share: int = Field(ge=1, le=100, description="Per cent of the users whose requests the policy answers unseen.")
+
+
 class ThumbCounts(ResponsePart):
     """Each person's newest thumb on an answer counts. `rate`: the share of those that point up, which is from `low` to
     `high` with 95 % confidence (Wilson's interval); null where there are none."""
 
     up: int
     down: int
+    rate: float | None
+    low: float | None
+    high: float | None
+
+
+class ShadowCounts(ResponsePart):
+    """Of labelers, who see a prompt with the policy's answer and that of the policy in service, and not which is which.
+    `rate`: the share of wins, a tie counted as half of one, which is from `low` to `high` with 95 % confidence
+    (Wilson's interval); null where there are none."""
+
+    share: int = Field(description="Per cent of the users whose requests for `honed` it answers unseen.")
+    wins: int
+    ties: int
+    losses: int
     rate: float | None
     low: float | None
     high: float | None
@@ -48,6 +66,7 @@ class PolicyObject(ResponsePart):
         description="Of a candidate, and of the current policy beside it: on answers to requests for `honed` since it "
         "began to be tried out, one for each key."
     )
+    shadow: ShadowCounts = Field(description="How it does where it answers beside the policy in service, unseen.")
 
 
 class PolicyList(ResponsePart):
@@ -56,8 +75,8 @@ class PolicyList(ResponsePart):
 
 
 class PromotionObject(ResponsePart):
-    """A change of what is in service. `candidate`: what is tried out from then on, by `share` per cent of the users.
-    `reason`: why a server did it by itself."""
+    """A change of what is in service. `candidate`: what is tried out from then on, by `share` per cent of the users;
+    with `is_shadow`, unseen by them. `reason`: why a server did it by itself."""
 
     number: int
     object: Literal["policy.promotion"] = "policy.promotion"
@@ -65,6 +84,7 @@ class PromotionObject(ResponsePart):
     policy: str
     candidate: str | None
     share: int
+    is_shadow: bool
     reason: str | None
 
 

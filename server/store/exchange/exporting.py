@@ -115,7 +115,7 @@ def _have_ids(connection: Connection, what: What, *, text: bool) -> bool:
         or_(Completion.source != SOURCE, ~tagged),
     )
     if what == "prompts":
-        without = without.where(Completion.source != "labeling")
+        without = without.where(Completion.source.not_in(("labeling", "shadow")))
     else:
         without = without.join(Feedback, Feedback.completion_id == Completion.id).where(Feedback.kind.in_(_KINDS[what]))
     return connection.execute(without.limit(1)).first() is None

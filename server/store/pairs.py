@@ -1,0 +1,109 @@
+"""Pairs: two policies' answers to one prompt, for labelers to compare, and how often which one won.
+
+A pair is a completion of the one policy that also has the other's answer, whose `source` then says which policy wrote
+it: so labelers lease and rank it as they do any task, blind and each in an order by lot, and a training reads their
+rankings as it reads all others. The one kind so far is what a candidate answers in the shadow (`server/shadows.py`).
+Invariants: a pair goes with the completion that it repeats, and none is stored without it; of prompts with a long
+common prefix a policy has one task, and at most MAX_OPEN that wait for labelers; answers that read the same make none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from sqlalchemy import Connection, and_, case, func, select
+from sqlalchemy.orm import aliased
+
+from honed.server.store.completions import load_choices
+from honed.server.store.ids import new_id
+from honed.server.store.logged import LoggedCompletion
+from honed.server.store.messages import batches
+from honed.server.store.tables import Assignment, Choice, Completion, Target, Task
+from honed.server.store.upserts import insert_missing
+
+SHADOW: Final = "shadow"  # the source of what a candidate answers unseen
+OWN, RIVAL = 0, 1  # choices of a pair
+MAX_OPEN: Final = 100  # tasks of a policy
+LABELERS: Final = 1  # of a task, so that prompts are judged rather than judgements repeated
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """Labelers' rankings of a policy's answers beside a rival's."""
+
+    wins: int = 0
+    ties: int = 0
+    losses: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.wins + self.ties + self.losses
+
+
+def repeated(connection: Connection, completions: Sequence[LoggedCompletion]) -> set[str]:
+    """The ids of the completions that shadows among these repeat and that are stored, locked against erasure. In a
+    transaction that writes."""
+    wanted = {each.derived_from for each in completions if each.source == SHADOW and each.derived_from is not None}
+    found: set[str] = set()
+    for some in batches(wanted):
+        there = select(Completion.id).where(Completion.id.in_(some)).order_by(Completion.id)
+        found.update(connection.execute(there.with_for_update(read=True, key_share=True)).scalars())
+    return found
+
+
+def offer(connection: Connection, completion_ids: Sequence[str]) -> None:
+    """Makes tasks of those of the completions that are pairs and may be trained on. In a transaction that writes."""
+    for some in batches(completion_ids):
+        columns = (Completion.id, Completion.policy_id, Completion.prefix)
+        query = select(*columns).where(Completion.id.in_(some), Completion.source == SHADOW, Completion.trainable)
+        pairs = connection.execute(query.order_by(Completion.id)).all()
+        choices = load_choices(connection, [pair.id for pair in pairs])
+        for pair in pairs:
+            texts = {choice.text.strip() for choice in choices[pair.id]}
+            if len(texts) > 1 and _has_room(connection, pair):
+                insert_missing(connection, Task, [_task(pair.id)])
+
+
+def count(connection: Connection) -> dict[tuple[str, str], Verdicts]:
+    """By policy and rival: of what was answered in the shadow."""
+    own, rival = aliased(Target), aliased(Target)
+    answer = {"wins": own.rank < rival.rank, "ties": own.rank == rival.rank, "losses": own.rank > rival.rank}
+    counts = [func.sum(case((is_so, 1), else_=0)).label(name) for name, is_so in answer.items()]
+    columns = (Completion.policy_id, Choice.source.label("rival_id"), *counts)
+    query = (
+        select(*columns)
+        .select_from(Task)
+        .join(Completion, Completion.id == Task.completion_id)
+        .join(Choice, and_(Choice.completion_id == Completion.id, Choice.index == RIVAL))
+        .join(Assignment, and_(Assignment.task_id == Task.id, Assignment.state == "ranked"))
+        .join(own, and_(own.feedback_id == Assignment.feedback_id, own.choice == OWN))
+        .join(rival, and_(rival.feedback_id == Assignment.feedback_id, rival.choice == RIVAL))
+        .where(Task.prefix.is_(None), Completion.source == SHADOW)
+        .group_by(Completion.policy_id, Choice.source)
+    )
+    found = connection.execute(query)
+    return {(row.policy_id, row.rival_id): Verdicts(row.wins, row.ties, row.losses) for row in found}
+
+
+def _has_room(connection: Connection, pair: Any) -> bool:
+    """Whether the policy may have another task, and has none of that prompt."""
+    tasks = select(func.count()).select_from(Task).join(Completion, Completion.id == Task.completion_id)
+    own = tasks.where(Task.prefix.is_(None), Completion.source == SHADOW, Completion.policy_id == pair.policy_id)
+    same = own.where(Completion.prefix == pair.prefix)
+    is_new = not connection.execute(same).scalar_one()
+    return is_new and connection.execute(own.where(Task.is_open)).scalar_one() < MAX_OPEN
+
+
+def _task(completion_id: str) -> Mapping[str, Any]:
+    return {
+        "id": new_id("task"),
+        "created": datetime.now(UTC),
+        "completion_id": completion_id,
+        "prefix": None,
+        "user_hash": None,
+        "wanted": LABELERS,
+        "is_open": True,
+    }
