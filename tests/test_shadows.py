@@ -269,6 +269,8 @@ def test_labelers_compare_the_two(home: Home, server: LiveServer, http: httpx.Cl
     assert {(*(each.labels[name] for name in ("policy", "rival", "outcome")), each.value) for each in samples} == {
         ("one", "base", "win", 3), ("one", "base", "tie", 1), ("one", "base", "loss", 1),
     }  # fmt: skip
+    assert http.post("/v1/policies/rollback").status_code == 200
+    assert policy(http, "one")["shadow"] == counted | {"share": 0}
     promote(http, "two")
     assert policy(http, "one")["shadow"] == nothing | {"share": 0}, "it was compared with another"
 
