@@ -91,7 +91,7 @@ def test_all_speaks_of_each_stage(home: Path) -> None:
     assert heads == [f"{stage}: tiny -> {home / 'models' / f'circle-{stage}'}" for stage in ("sft", "reward", "ppo")]
     ppo = done.stdout.partition("ppo: ")[2]
     assert "trains on at most" in ppo
-    assert "16 rounds of" in ppo
+    assert "20 rounds of" in ppo
     assert "value network" in ppo
 
 

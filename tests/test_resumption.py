@@ -41,7 +41,7 @@ def test_what_is_drawn_for_a_pass_forbids_other_passes(config: RunConfig) -> Non
 def test_the_size_of_a_pass_is_known_where_it_is_not_said() -> None:
     started = KTOConfig(device="cpu").model_dump(mode="json")
     moved = KTOConfig(device="cuda:0")
-    assert "--tokens-per-pass 512, not 4096" in refusal(require_same_settings, "new", started, moved)
+    assert "--tokens-per-pass 512, not 8192" in refusal(require_same_settings, "new", started, moved)
     assert can_go_on(started, moved)
     fitted = with_passes_of(started, moved)
     assert fitted.tokens_per_pass == 512
