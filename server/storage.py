@@ -74,7 +74,8 @@ class Storage:
             raise StoreUnavailable from error
 
     def close(self) -> None:
-        self._threads.shutdown(wait=False)
+        """Waits for the transactions that run: a connection that comes back later would never be closed."""
+        self._threads.shutdown(cancel_futures=True)
         self.engine.dispose()
 
 
