@@ -210,7 +210,7 @@ class Engines:
                         raise
                     cache_bytes = await self._make_room(known)
                 return await self._read(known, cache_bytes)
-            except Exception:
+            except Exception:  # whatever it is, what went comes back before it is told
                 if gone is not None:
                     await self._put_back(gone)
                 raise
