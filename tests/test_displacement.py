@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+from candidates import filled
 from conftest import LiveServer, eventually, running
 from policies_server import (
     ENDLESS,
@@ -41,11 +42,7 @@ from honed.server.store import promotions as promotions_module
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
     """`base` is what the settings name; `one` and `two` are in the store."""
-    home = Home.at(tmp_path)
-    home.add("base", stage="source", is_registered=False, max_position_embeddings=4096)
-    for name in ("one", "two"):
-        home.add(name, max_position_embeddings=4096)
-    return home
+    return filled(Home.at(tmp_path))
 
 
 @pytest.fixture
