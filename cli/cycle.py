@@ -103,7 +103,7 @@ def _gone_on_with(connection: Any, error: CycleGoingOnError, asked: Mapping[str,
 
 def _end_of(connection: Any, cycle_id: str) -> tuple[list[str], int]:
     """What is said of a cycle when the work on it has ended, and the exit status."""
-    from honed.server.store import jobs
+    from honed.server.store import cycles, jobs
 
     ended = jobs.load(connection, cycle_id)
     assert ended is not None, "cycles stay"
@@ -117,6 +117,12 @@ def _end_of(connection: Any, cycle_id: str) -> tuple[list[str], int]:
         return lines, 0
     if ended.state == "cancelled":
         return [f"{cycle_id} was cancelled."], 1
+    if cycles.asks_people(ended):
+        people = result["evaluation"]["people"]
+        return [
+            f"{result['candidate']} waits for labelers: {people['judged']} prompts judged, {people['waiting']} not.",
+            "The same command, or a worker, decides when they have answered.",
+        ], 0
     return [f"{cycle_id} goes on: the same command works on it, where no step is paused."], 1
 
 

@@ -24,7 +24,7 @@ from honed.cli.training import explained, loading_explained, store_for
 if TYPE_CHECKING:
     from honed.training.evaluation.config import EvaluationConfig
 
-NOT_BETTER: Final = 3  # the exit status; 2 is that of what was typed wrong
+NOT_BETTER, NOT_DECIDED = 3, 4  # exit statuses; 2 is that of what was typed wrong
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 
@@ -52,7 +52,7 @@ class Evaluate(TyperCommand):
 
 
 def evaluate() -> None:
-    """Is a candidate better than the policy in service? Exit status 0: yes; 3: no; 1: it could not be found out."""
+    """Is a candidate better than the policy in service? Exit status 0: yes; 3: no; 4: labelers are asked; 1: error."""
 
 
 def _command() -> Any:
@@ -97,7 +97,14 @@ def _evaluate(config: EvaluationConfig, database_url: str | None, *, quiet: bool
     for line in verdict_lines(result, report):
         print(line)
     if not result["promote"]:
-        raise typer.Exit(NOT_BETTER)
+        raise typer.Exit(NOT_DECIDED if result["promote"] is None else NOT_BETTER)
+
+
+_VERDICTS: Final = {
+    True: "is better than",
+    False: "is not to take the place of",
+    None: "waits for labelers, by all else it is better than",
+}
 
 
 def verdict_lines(result: Mapping[str, Any], report: Path) -> list[str]:
@@ -107,16 +114,20 @@ def verdict_lines(result: Mapping[str, Any], report: Path) -> list[str]:
     def between(rate: Mapping[str, Any]) -> str:
         return f"{percent(rate['mean'])}  (95 % interval {percent(rate['low'])} to {percent(rate['high'])})"
 
+    def said(people: Mapping[str, Any]) -> str:
+        return f"{number(people['judged'])} prompts judged, {number(people['waiting'])} wait for labelers"
+
     def change(measured: Mapping[str, Any], say: Any) -> str:
         if measured["candidate"] is None:
             return f"not measured: {measured['reason']}"
         return f"{say(measured['incumbent'])} -> {say(measured['candidate'])}"
 
-    kl = result["kl"]["mean"]
+    kl, people = result["kl"]["mean"], result["people"]
     rows = [
         ("Win rate", between(result["win_rate"])),
         ("At equal lengths", between(result["length_controlled"])),
         *([(f"By {result['external']['model']}", between(result["external"]))] if result["external"] else []),
+        *([("By people", between(people) if "mean" in people else said(people))] if people else []),
         ("KL", "not measured" if kl is None else f"{number(kl)} nats an answer"),
         ("Loss", change(result["loss"], number)),
         ("Refusals", change(result["refusals"], percent)),
@@ -125,7 +136,7 @@ def verdict_lines(result: Mapping[str, Any], report: Path) -> list[str]:
         ("Prompts", number(result["data"]["prompts"])),
         ("Report", str(report)),
     ]
-    better = "is better than" if result["promote"] else "is not to take the place of"
+    better = _VERDICTS[result["promote"]]
     width = max(len(label) for label, _ in rows)
     return [
         f"{result['candidate']['name']} {better} {result['incumbent']['name']}.",

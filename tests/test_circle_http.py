@@ -1,6 +1,7 @@
 """The circle through HTTP alone, with a hidden scorer as its users: they chat, rank what they get and say thumbs; a
 cycle trains on that, the gate measures, a canary serves some of them, and each policy that comes out of it beats the
-one before by the scorer, which no training ever saw. A worker of its own process trains."""
+one before by the scorer, which no training ever saw. A worker of its own process trains. Before the second of the
+policies is tried out, labelers compare it with the one before, in the labeling pages' way."""
 
 from __future__ import annotations
 
@@ -114,6 +115,20 @@ class Users:
             likes = gold(completion["choices"][0]["message"]["content"]) > self._draw.uniform(0, 0.5)
             self._say(completion, "thumb", "up" if likes else "down")
 
+    def label(self, _: Any = None) -> None:
+        """A labeler looks for a task and, where there is one, ranks its answers."""
+        response = self._http.post("/v1/labeling/leases", json={"labeler": "ada"})
+        if response.status_code == 204:
+            time.sleep(0.5)
+            return
+        task = self._checked(response)
+        groups: dict[float, list[str]] = {}
+        for answer in task["answers"]:
+            groups.setdefault(gold(answer["text"]), []).append(answer["label"])
+        ranking = [groups[score] for score in sorted(groups, reverse=True)]
+        word = {"labeler": "ada", "verdict": "ranked", "ranking": ranking}
+        self.post(f"/v1/labeling/tasks/{task['id']}/rankings", word)
+
     def _say(self, completion: Any, kind: str, value: Any) -> None:
         self.post("/v1/feedback", {"completion_id": completion["id"], "kind": kind, "value": value})
 
@@ -168,14 +183,15 @@ class Worker:
         self._process.wait()
 
 
-def cycled(users: Users, meanwhile: Callable[[Any], None] = _wait) -> Any:
+def cycled(users: Users, meanwhile: Callable[[Any], None] = _wait, people: int = 0) -> Any:
     """The end of a cycle that is asked for here. `meanwhile` gets to see how far it is."""
-    cycle_id = users.post("/v1/cycles", {"settings": SETTINGS, "seed": 0, "share": 50})["id"]
+    settings = SETTINGS | {"evaluation": SETTINGS["evaluation"] | {"people": people}}
+    cycle_id = users.post("/v1/cycles", {"settings": settings, "seed": 0, "share": 50})["id"]
 
     def seen() -> Any:
         return users.get(f"/v1/cycles/{cycle_id}")
 
-    until(lambda: seen()["status"] not in ("queued", "running"), lambda: meanwhile(seen()))
+    until(lambda: seen()["status"] not in ("queued", "running", "awaiting_labelers"), lambda: meanwhile(seen()))
     return seen()
 
 
@@ -251,16 +267,19 @@ class Killer:
 
 
 def test_each_cycle_makes_a_better_policy(users: Users, worker: Worker, home: Path) -> None:
-    """In the last one the worker is killed in every step."""
+    """In the second one people judge too; in the last one the worker is killed in every step."""
     killer = Killer(home, worker)
     before, steps = users.fine_tune("first", users.any_letters), ["sft", "reward", "judge", "ppo", "evaluation"]
     users.post(f"/v1/policies/{before}/promote")
     users.demonstrate()
-    for meanwhile in (_wait, _wait, killer.look):
+    for meanwhile, people in ((_wait, 0), (users.label, 60), (killer.look, 0)):
         users.rank()
-        cycle = cycled(users, meanwhile)
+        cycle = cycled(users, meanwhile, people)
         assert (cycle["status"], cycle["error"], cycle["decision"]) == ("succeeded", None, "canary"), cycle
         assert [step["name"] for step in cycle["steps"]] == steps
+        told = cycle["evaluation"]["people"]
+        assert (told is None) == (people == 0)
+        assert told is None or (told["asked"] == told["prompts"] == people and told["low"] > 0.5)
         until(partial(is_in_service, users, cycle["candidate"]), meanwhile=users.use)
         assert is_better(users, cycle["candidate"], before)
         before, steps = cycle["candidate"], steps[-4:]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 from test_cycle import collect, in_service
+from test_cycle_people import in_people_s_hands, judge
 from typer.testing import CliRunner
 
 from honed.cli import app
@@ -98,6 +99,17 @@ def test_what_a_cycle_proposes_is_decided_by_a_person(own: Engine) -> None:
     assert f"{cycle_id} proposes new: honed approve" in honed("cycle", fails=True)
     assert "new: refused. It wins." in honed("approve"), "by what its evaluation says in the end"
     assert in_service(own).number == 0
+
+
+def test_a_cycle_that_waits_for_labelers_says_so_and_goes_on_when_they_have_answered(own: Engine) -> None:
+    collect(own)
+    cycle = in_people_s_hands(own, settings={stage: {} for stage in ("all", "sft", "reward", "ppo", "evaluation")})
+    waits = honed("cycle", "--model", "base")
+    assert f"Going on with {cycle.id}. m-ppo waits for labelers: 0 prompts judged, 10 not." in waits
+    assert f"{cycle.id} proposes nothing" in honed("approve", fails=True)
+    judge(own, "candidate", 10)
+    assert "m-ppo: canary." in honed("cycle", "--model", "base")
+    assert in_service(own).candidate_id == "ckpt-m-ppo"
 
 
 def test_a_worker_starts_a_cycle_when_enough_was_compared(own: Engine) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from sqlalchemy.engine import URL
 from test_cycle import collect
 
-from honed.server.store import jobs, promotions
+from honed.server.store import cycles, jobs, promotions
 from honed.server.store.database import writing
 from honed.training.cycle import advance
 
@@ -110,6 +110,22 @@ def test_a_cycle_shows_its_steps_and_what_the_gate_said(http: Http, store: Engin
     with writing(store) as connection:
         assert promotions.newest(connection).candidate_id == "ckpt-new"
     assert http.refused(PATH, {}) == ("policy_tried_out", None)
+
+
+def test_it_shows_that_labelers_are_waited_for(http: Http, store: Engine) -> None:
+    collect(store)
+    cycle_id = http.post(PATH, {"settings": {"evaluation": {"people": 50}}})["id"]
+    advance(store)
+    with writing(store) as connection:
+        held = cycles.hold(connection, cycle_id)
+        assert held is not None
+        people = {"asked": 50, "same": 0, "judged": 12, "waiting": 38}
+        told = {"candidate": "new", "evaluation": REPORT | {"promote": None, "people": people}}
+        cycles.go_on(connection, cycle_id, held.result | told)
+    shown = http.get(f"{PATH}/{cycle_id}")
+    assert (shown["status"], shown["candidate"], shown["decision"]) == ("awaiting_labelers", "new", None)
+    assert shown["evaluation"]["people"] == people
+    http.post(f"{PATH}/{cycle_id}/cancel")
 
 
 def test_one_goes_on_at_a_time_and_lists_have_pages(http: Http) -> None:

@@ -16,6 +16,8 @@ from conftest import LiveServer
 from exchanged import order, say
 from fakes import save_tiny_policy
 from gated import ANSWER_TOKENS, POLICIES, SPLITS, gate, gold, make_gated_home, words
+from labeling_tasks import say as say_of_task
+from labeling_tasks import take, taken
 from openai_peer import serve
 from sqlalchemy import Engine
 from test_evaluation_external import answers_of, reply
@@ -23,6 +25,7 @@ from toy_runs import write_rows
 from typer.testing import CliRunner
 
 from honed.cli import app
+from honed.cli.options import option_name
 from honed.models.checkpoint import checkpoint_id, read_lineage
 from honed.server.store.database import writing
 from honed.server.store.tables import Setting
@@ -36,7 +39,7 @@ from honed.training.runs import run
 
 KEYS = {
     "candidate", "incumbent", "judge", "promote", "reasons", "win_rate", "length_controlled", "kl", "loss", "refusals",
-    "repetition", "instructions", "lengths", "external", "data", "settings",
+    "repetition", "instructions", "lengths", "external", "people", "data", "settings",
 }  # fmt: skip
 WHO = ("candidate", "incumbent", "judge_model")
 ROOMY: dict[str, Any] = {  # for instructions; who answers with letters alone follows little
@@ -226,6 +229,46 @@ def test_a_store_is_asked_and_so_are_its_snapshots(home: Path, store: Engine) ->
     assert asked <= {each.record.prompt[-1]["content"] for each in ppo.of("validation")}, "it has a snapshot too"
     everybody = evaluate(config.model_copy(update={"split_seed": 1}), home=home, engine=store, show=False)
     assert everybody["data"]["trained_on"] > 0
+    ask_people(
+        home, store, config.model_copy(update={"people": 12, "min_win_rate": 0.2}), [json.loads(row) for row in rows]
+    )
+
+
+def ask_people(home: Path, store: Engine, config: EvaluationConfig, rows: list[dict[str, Any]]) -> None:
+    """Labelers get the first answers to the first prompts, where the rest lets the candidate through and only there; an
+    evaluation that is made anew goes by what they said. (This judge has learned little: it gets a low threshold.)"""
+    strict = config.model_copy(update={"max_kl": 0.0, "output": "refused"})
+    refused = evaluate(strict, home=home, engine=store, show=False)
+    assert (refused["promote"], refused["people"], take(store, "ada")) == (False, None, None)
+    given = {name: getattr(config, name) for name in config.model_fields_set if name != "output"}
+    options = [word for name, value in given.items() for word in (option_name(name), str(value))]
+    url = store.url.render_as_string(hide_password=False)
+    typed = CliRunner().invoke(
+        app, ["evaluate", *options, "--output", "of-the-store", "--database-url", url], env={"HONED_HOME": str(home)}
+    )
+    assert (typed.exit_code, typed.stdout.splitlines()[0]) == (
+        4, "good waits for labelers, by all else it is better than incumbent."
+    ), typed.output  # fmt: skip
+    waits = json.loads((home / "runs" / "of-the-store" / EVALUATION_FILE).read_text(encoding="utf-8"))
+    assert (waits["promote"], waits["people"]["asked"]) == (None, 12)
+    assert f"0 prompts judged, {waits['people']['waiting']} wait for labelers" in typed.stdout
+    assert "before people have judged it" in (home / "runs" / "of-the-store" / REPORT_FILE).read_text(encoding="utf-8")
+    firsts = {row["prompt"]: [row[side][0]["text"] for side in ("candidate", "incumbent")] for row in rows[:12]}
+    for _ in range(waits["people"]["waiting"]):
+        lease = taken(store, "ada")
+        shown = {answer.text: answer.label for answer in lease.answers}
+        ours, theirs = firsts[lease.messages[-1]["content"]]
+        assert set(shown) == {ours, theirs}
+        say_of_task(store, lease.task_id, "ada", ranking=[[shown[ours]], [shown[theirs]]])
+    decided = evaluate(config, home=home, engine=store, show=False)
+    assert decided["promote"] is True
+    assert decided["people"]["wins"] == 12 - decided["people"]["same"]
+    assert "win rate by people" in (home / "runs" / "of-the-store" / REPORT_FILE).read_text(encoding="utf-8")
+
+
+def test_people_are_asked_about_what_is_in_the_store(home: Path) -> None:
+    with pytest.raises(TrainingError, match="--people: labelers see what is in the store"):
+        decided(home, people=10)
 
 
 def relabel(home: Path, name: str, to: str, **lineage: Any) -> None:

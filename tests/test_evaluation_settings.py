@@ -54,6 +54,7 @@ def test_every_setting_is_an_option_but_the_one_of_reward_models() -> None:
         ({"judge_url": "h/v1", "judge_name": "x"}, "a URL, as in"),
         ({"judge_url": "http://u:p@h/v1", "judge_name": "x"}, "without a key in it"),
         ({"judge_url": "http://h/v1?key=1", "judge_name": "x"}, "without a key in it"),
+        ({"people": 9}, "0, or at least 10"),
         ({"output": "../x"}, "a name, without slashes"),
         ({"output": ".x"}, "a name, without slashes"),
         ({"max_new_tokens": 1024}, "fewer than max_tokens"),

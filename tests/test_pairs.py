@@ -14,7 +14,7 @@ from honed.server.store import erasure, pairs, sampling
 from honed.server.store.database import reading, writing
 from honed.server.store.exchange.judgements import ordered
 from honed.server.store.logged import LoggedCompletion
-from honed.server.store.pairs import Verdicts
+from honed.server.store.pairs import Judged, Verdicts
 from honed.server.store.statistics import statistics
 from honed.server.store.tables import Completion, Task
 
@@ -128,6 +128,31 @@ def test_a_policy_has_so_many_open_tasks_and_no_more(store: Engine, monkeypatch:
     judge(store, (OWN,), (RIVAL,))
     put(store, "There is room again")
     assert count(store, Task) == 4
+
+
+def test_the_gate_s_pairs_are_counted_apart(store: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And as many are shown as it asks for."""
+    monkeypatch.setattr(pairs, "MAX_OPEN", 1)
+    for number in range(3):
+        put(store, f"Question {number}", source="evaluation")
+    put(store, "Question 0")
+    assert count(store, Task) == 4
+    judge(store, (OWN,), (RIVAL,))
+    assert verdicts(store) == {}
+    with reading(store) as connection:
+        assert pairs.judged(connection, "new", "old") == Judged((1.0,), 2)
+        assert len(pairs.evaluated(connection, "new", "old")) == 3
+        assert pairs.evaluated(connection, "new", "other") == set()
+
+
+def test_what_several_labelers_say_of_a_prompt_is_one_share(store: Engine) -> None:
+    put(store, "Question", source="evaluation")
+    with writing(store) as connection:
+        connection.execute(update(Task).values(wanted=3))
+    for labeler, order in (("ada", [(OWN,), (RIVAL,)]), ("ben", [(OWN, RIVAL)]), ("cy", [(OWN,), (RIVAL,)])):
+        judge(store, *order, labeler=labeler)
+    with reading(store) as connection:
+        assert pairs.judged(connection, "new", "old").shares == pytest.approx((2.5 / 3,))
 
 
 def test_what_may_not_be_trained_on_is_not_shown(store: Engine) -> None:

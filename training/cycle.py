@@ -24,6 +24,7 @@ from honed.server.store.cycles import CycleGoingOnError, PolicyTriedOutError
 from honed.server.store.database import StoreUnavailableError, reading, writing
 from honed.server.store.jobs import StoredJob
 from honed.server.store.promotions import PromotedMeanwhileError
+from honed.training.evaluation.people import heard
 from honed.training.failures import TrainingError
 from honed.training.planning.cycle_steps import order_of, plan
 
@@ -151,7 +152,11 @@ def _ask_for(connection: Connection, cycle: StoredJob, name: str, made: Mapping[
 
 
 def _decide(connection: Connection, cycle: StoredJob, report: Mapping[str, Any]) -> None:
-    """What the gate's report means for the policies in service."""
+    """What the gate's report, and what people say to it, means for the policies in service."""
+    report = heard(connection, report)
+    if report["promote"] is None:
+        _wait_for_people(connection, cycle, report)
+        return
     result = {**cycle.result, "candidate": report["candidate"]["name"], "evaluation": dict(report)}
     result |= {"reasons": report["reasons"]}
     newest = promotions.newest(connection)
@@ -170,6 +175,18 @@ def _decide(connection: Connection, cycle: StoredJob, report: Mapping[str, Any])
         except PromotedMeanwhileError:
             decision, result["reasons"] = "refused", [_MEANWHILE]
     _end(connection, cycle, "succeeded", result | {"decision": decision})
+
+
+def _wait_for_people(connection: Connection, cycle: StoredJob, report: Mapping[str, Any]) -> None:
+    """Keeps the report as it is now, for who looks at the cycle meanwhile."""
+    before = cycle.result.get("evaluation")
+    if before is None:
+        message = f"{report['candidate']['name']} waits for labelers: {report['people']['waiting']} pairs of answers."
+        jobs.add_event(connection, cycle.id, message)
+        logger.info("%s: %s", cycle.id, message)
+    if before != report:
+        told = {"candidate": report["candidate"]["name"], "evaluation": dict(report)}
+        cycles.go_on(connection, cycle.id, {**cycle.result, **told})
 
 
 def _put_into_service(connection: Connection, cycle: StoredJob, report: Mapping[str, Any], expected: int) -> str:

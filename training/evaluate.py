@@ -2,9 +2,10 @@
 
 Both answer prompts of users that nothing was trained on. A reward model that the candidate was not trained against
 judges the answers, with their length taken out of it (promotion never goes by the score that was optimised: Gao et al.
-2022, arXiv:2210.10760), and what a candidate may have lost on the way is measured beside that. Owns the order of the
-work, the result's keys and its files; what is asked, counted and decided is in `evaluation/`. Invariants: one model is
-in memory at a time; the same settings, data and machine give the same result; its numbers are finite.
+2022, arXiv:2210.10760), and what a candidate may have lost on the way is measured beside that; then people are asked,
+if they are to be. Owns the order of the work, the result's keys and its files; what is asked, counted and decided is in
+`evaluation/`. Invariants: one model is in memory at a time; the same settings, data, machine and words of people give
+the same result; its numbers are finite.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from honed.training.evaluation.judging import judge
 from honed.training.evaluation.measures import compared, external_win_rate, win_rates
 from honed.training.evaluation.page import write_page
 from honed.training.evaluation.party import Member, Party, gather
+from honed.training.evaluation.people import ask
 from honed.training.evaluation.questions import Questions, load_questions
 from honed.training.evaluation.statistics import Duel, duel
 from honed.training.evaluation.task import Task, Tasks, set_tasks
@@ -78,6 +80,8 @@ def evaluate(config: EvaluationConfig, *, home: Path, engine: Engine | None, sho
         _say(f"{config.judge_name} judges {config.samples * count} pairs, in both orders", show=show)
         measured["external"] = _asked_outside(external, config, tasks, rows)
     result = _result(config, party, questions, tasks, _rounded(measured))
+    if config.people and result["promote"] and engine is not None:
+        result = ask(engine, result, tasks.prompts, rows)
     _write(folder, result, rows)
     return result
 
@@ -101,6 +105,7 @@ def _result(
         "promote": promote,
         "reasons": reasons,
         **measured,
+        "people": None,
         "data": {
             "id": questions.dataset.id,
             "prompts": len(tasks.prompts),

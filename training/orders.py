@@ -114,7 +114,8 @@ def result(run_folder: Path, name: str) -> dict[str, Any]:
 def said_of(kind: str, made: Mapping[str, Any]) -> str:
     """The last event of a job that succeeded."""
     if kind == EVALUATION:
-        return f"The gate {'lets through' if made['promote'] else 'refuses'} {made['candidate']['name']}."
+        verdict = "asks people about" if made["promote"] is None else "lets through" if made["promote"] else "refuses"
+        return f"The gate {verdict} {made['candidate']['name']}."
     return f"The job made {made['fine_tuned_model']}."
 
 

@@ -139,7 +139,7 @@ def _object(connection: Connection, cycle: StoredJob) -> CycleObject:
         id=cycle.id,
         created_at=int(cycle.created.timestamp()),
         finished_at=None if cycle.finished is None else int(cycle.finished.timestamp()),
-        status="proposed" if cycle.state == "paused" else cycle.state,
+        status=_status(cycle),
         model=shown_name(cycle.payload["model"]),
         approve=cycle.payload["approve"],
         share=cycle.payload["share"],
@@ -151,6 +151,12 @@ def _object(connection: Connection, cycle: StoredJob) -> CycleObject:
         evaluation=cycle.result.get("evaluation"),
         error=cycle.error,
     )
+
+
+def _status(cycle: StoredJob) -> Any:
+    if cycle.state == cycles.WAITING:
+        return "proposed"
+    return "awaiting_labelers" if cycles.asks_people(cycle) else cycle.state
 
 
 def _step(name: Any, job: StoredJob | None) -> CycleStep:

@@ -133,6 +133,12 @@ def end(
     connection.execute(update(Job).where(Job.id == cycle_id).values(**values))
 
 
+def asks_people(cycle: StoredJob) -> bool:
+    """Whether it waits for what labelers say of its candidate."""
+    report = cycle.result.get("evaluation")
+    return cycle.state in GOING and report is not None and report["promote"] is None
+
+
 def cancel(connection: Connection, cycle_id: str) -> bool:
     """Ends a cycle with the step that it is at, or refuses what it proposes; False, and nothing happens, where it has
     ended. In a transaction that writes."""

@@ -3,7 +3,7 @@
 The one way in, for the journal, for imports and for the answers that labelers rank. Invariants: text reaches the tables
 redacted; a completion's token ids and log-probabilities are kept only where its text was not changed, since they would
 spell out what was taken from it; a completion that is there already is not touched; nothing of a user who was erased
-afterwards gets in, and no shadow of what is not there.
+afterwards gets in, and no pair (`pairs.py`) of what is not there.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Ingested:
     """What became of a batch. `redactions`: kind -> how many were found."""
 
     completions: int = 0
-    dropped: int = 0  # of users who were erased after they had asked; shadows of what was erased
+    dropped: int = 0  # of users who were erased after they had asked; pairs of what was erased
     redactions: Counter[str] = field(default_factory=Counter)
 
 
@@ -64,7 +64,7 @@ class Ingest:
         rows = _Rows()
         for completion, user_hash in zip(completions, hashes, strict=True):
             is_erased = user_hash is not None and erased.get(user_hash, 0.0) > completion.created_s
-            if is_erased or (completion.source == pairs.SHADOW and completion.derived_from not in repeated):
+            if is_erased or (completion.source in pairs.SOURCES and completion.derived_from not in repeated):
                 done.dropped += 1
                 continue
             trainable = completion.trainable and user_hash not in denied
@@ -72,7 +72,7 @@ class Ingest:
                 self._add(rows, completion, user_hash, trainable=trainable)
                 repeated.add(completion.id)
         rows.insert(connection)
-        pairs.offer(connection, [each.id for each in completions if each.source == pairs.SHADOW])
+        pairs.offer(connection, [each.id for each in completions if each.source in pairs.SOURCES])
         done.completions = len(rows.completions)
         done.redactions = rows.redactions
         return done

@@ -2,9 +2,10 @@
 
 A pair is a completion of the one policy that also has the other's answer, whose `source` then says which policy wrote
 it: so labelers lease and rank it as they do any task, blind and each in an order by lot, and a training reads their
-rankings as it reads all others. The one kind so far is what a candidate answers in the shadow (`server/shadows.py`).
-Invariants: a pair goes with the completion that it repeats, and none is stored without it; of prompts with a long
-common prefix a policy has one task, and at most MAX_OPEN that wait for labelers; answers that read the same make none.
+rankings as it reads all others. Pairs are what a candidate answers in the shadow (`server/shadows.py`), and what the
+gate asks people (`training/evaluation/people.py`). Invariants: a pair goes with the completion that it repeats, and
+none is stored without it; answers that read the same make no task; of what is answered in the shadow, a policy has one
+task for prompts with a long common prefix, and at most MAX_OPEN that wait for labelers.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import groupby
+from statistics import fmean
 from typing import Any, Final
 
-from sqlalchemy import Connection, and_, case, func, select
+from sqlalchemy import ColumnElement, Connection, and_, case, exists, func, select
 from sqlalchemy.orm import aliased
 
 from honed.server.store.completions import load_choices
@@ -25,6 +28,8 @@ from honed.server.store.tables import Assignment, Choice, Completion, Target, Ta
 from honed.server.store.upserts import insert_missing
 
 SHADOW: Final = "shadow"  # the source of what a candidate answers unseen
+EVALUATION: Final = "evaluation"  # and of what it answers to be measured
+SOURCES: Final = (SHADOW, EVALUATION)
 OWN, RIVAL = 0, 1  # choices of a pair
 MAX_OPEN: Final = 100  # tasks of a policy
 LABELERS: Final = 1  # of a task, so that prompts are judged rather than judgements repeated
@@ -43,10 +48,19 @@ class Verdicts:
         return self.wins + self.ties + self.losses
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What labelers said of the pairs of an evaluation. `shares`: of each prompt that was judged, what the policy won,
+    ties a half; that both answers are bad is a tie. `waiting`: prompts whose pair nobody has judged or skipped."""
+
+    shares: tuple[float, ...]
+    waiting: int
+
+
 def repeated(connection: Connection, completions: Sequence[LoggedCompletion]) -> set[str]:
-    """The ids of the completions that shadows among these repeat and that are stored, locked against erasure. In a
+    """The ids of the completions that pairs among these repeat and that are stored, locked against erasure. In a
     transaction that writes."""
-    wanted = {each.derived_from for each in completions if each.source == SHADOW and each.derived_from is not None}
+    wanted = {each.derived_from for each in completions if each.source in SOURCES and each.derived_from is not None}
     found: set[str] = set()
     for some in batches(wanted):
         there = select(Completion.id).where(Completion.id.in_(some)).order_by(Completion.id)
@@ -57,13 +71,13 @@ def repeated(connection: Connection, completions: Sequence[LoggedCompletion]) ->
 def offer(connection: Connection, completion_ids: Sequence[str]) -> None:
     """Makes tasks of those of the completions that are pairs and may be trained on. In a transaction that writes."""
     for some in batches(completion_ids):
-        columns = (Completion.id, Completion.policy_id, Completion.prefix)
-        query = select(*columns).where(Completion.id.in_(some), Completion.source == SHADOW, Completion.trainable)
+        columns = (Completion.id, Completion.source, Completion.policy_id, Completion.prefix)
+        query = select(*columns).where(Completion.id.in_(some), Completion.source.in_(SOURCES), Completion.trainable)
         pairs = connection.execute(query.order_by(Completion.id)).all()
         choices = load_choices(connection, [pair.id for pair in pairs])
         for pair in pairs:
             texts = {choice.text.strip() for choice in choices[pair.id]}
-            if len(texts) > 1 and _has_room(connection, pair):
+            if len(texts) > 1 and (pair.source == EVALUATION or _has_room(connection, pair)):
                 insert_missing(connection, Task, [_task(pair.id)])
 
 
@@ -86,6 +100,46 @@ def count(connection: Connection) -> dict[tuple[str, str], Verdicts]:
     )
     found = connection.execute(query)
     return {(row.policy_id, row.rival_id): Verdicts(row.wins, row.ties, row.losses) for row in found}
+
+
+def evaluated(connection: Connection, policy_id: str, rival_id: str) -> set[str]:
+    """The completions whose prompts the gate has asked labelers about, of this policy beside that rival."""
+    query = select(Completion.derived_from).where(*_evaluates(policy_id, rival_id))
+    return {each for each in connection.execute(query).scalars() if each is not None}
+
+
+def judged(connection: Connection, policy_id: str, rival_id: str) -> Judged:
+    """What labelers said until now of what may be shown to them."""
+    own, rival = aliased(Target), aliased(Target)
+    columns = (Completion.derived_from, Assignment.state, own.rank.label("own_rank"), rival.rank.label("rival_rank"))
+    query = (
+        select(*columns)
+        .select_from(Task)
+        .join(Completion, Completion.id == Task.completion_id)
+        .outerjoin(Assignment, and_(Assignment.task_id == Task.id, Assignment.state != "leased"))
+        .outerjoin(own, and_(own.feedback_id == Assignment.feedback_id, own.choice == OWN))
+        .outerjoin(rival, and_(rival.feedback_id == Assignment.feedback_id, rival.choice == RIVAL))
+        .where(*_evaluates(policy_id, rival_id), Completion.trainable)
+        .order_by(Completion.derived_from)
+    )
+    shares: list[float] = []
+    waiting = 0
+    for _, rows in groupby(connection.execute(query), key=lambda row: row.derived_from):
+        said = [row for row in rows if row.state is not None]
+        won = [_won(row) for row in said if row.state != "skipped"]
+        waiting += not said
+        shares += [fmean(won)] if won else []
+    return Judged(tuple(shares), waiting)
+
+
+def _won(row: Any) -> float:
+    """Where there is no ranking, both were bad."""
+    return 0.5 if row.own_rank is None or row.own_rank == row.rival_rank else float(row.own_rank < row.rival_rank)
+
+
+def _evaluates(policy_id: str, rival_id: str) -> tuple[ColumnElement[bool], ...]:
+    rival = exists().where(Choice.completion_id == Completion.id, Choice.index == RIVAL, Choice.source == rival_id)
+    return (Completion.source == EVALUATION, Completion.policy_id == policy_id, rival)
 
 
 def _has_room(connection: Connection, pair: Any) -> bool:

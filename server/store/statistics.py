@@ -21,7 +21,7 @@ from honed.server.store.categories import INSTRUCTGPT_SHARES
 from honed.server.store.database import is_sqlite
 from honed.server.store.labelers import judgements, progress
 from honed.server.store.labeling import SOURCE as LABELING
-from honed.server.store.pairs import SHADOW
+from honed.server.store.pairs import SOURCES as PAIRS
 from honed.server.store.tables import (
     Base,
     Checkpoint,
@@ -170,7 +170,7 @@ def _completions(connection: Connection) -> tuple[CompletionCounts, list[Categor
     """All that is counted by what a completion is, in one query."""
     kinds = (Completion.category, Completion.source, Completion.trainable, Completion.retrievable)
     rows = connection.execute(select(*kinds, func.count()).group_by(*kinds)).all()
-    prompts = _summed((row[0], row[-1]) for row in rows if row.trainable and row.source not in (LABELING, SHADOW))
+    prompts = _summed((row[0], row[-1]) for row in rows if row.trainable and row.source not in (LABELING, *PAIRS))
     messages = _count(connection, Message)
     counts = CompletionCounts(
         total=sum(row[-1] for row in rows),

@@ -94,7 +94,7 @@ class Completion(Base):
 
     id: Mapped[str] = mapped_column(primary_key=True)
     endpoint: Mapped[str]  # chat, text
-    source: Mapped[str]  # server, labeling, shadow, import
+    source: Mapped[str]  # server, labeling, shadow, evaluation, import
     created: Mapped[datetime] = mapped_column(index=True)
     model: Mapped[str]
     policy_id: Mapped[str]

@@ -40,14 +40,15 @@ class CycleStep(ResponsePart):
 
 
 class CycleObject(ResponsePart):
-    """Times are in Unix seconds. `model`: the policy in service, which it begins with. `proposed` waits for approval;
+    """Times are in Unix seconds. `model`: the policy in service, which it begins with. `awaiting_labelers`
+    waits for what people say of the last pairs, and goes on by itself; `proposed` waits for approval;
     `evaluation` is the gate's report."""
 
     id: str
     object: Literal["cycle"] = "cycle"
     created_at: int
     finished_at: int | None
-    status: Literal["queued", "running", "proposed", "succeeded", "failed", "cancelled"]
+    status: Literal["queued", "running", "awaiting_labelers", "proposed", "succeeded", "failed", "cancelled"]
     model: str
     approve: bool
     share: int

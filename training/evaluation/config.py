@@ -5,12 +5,14 @@ The options of `honed evaluate` and the table of docs/training.md are made of th
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from honed.training.configs import Count, DataConfig, Positive
+
+LEAST: Final = 10  # prompts: fewer say nothing
 
 
 class EvaluationConfig(DataConfig):
@@ -42,6 +44,9 @@ class EvaluationConfig(DataConfig):
     judge_key_env: str | None = Field(
         None, description="With `judge_url`: the environment variable that has the key; unset, none is sent."
     )
+    people: int = Field(
+        0, ge=0, description="Prompts whose answers labelers compare too, if all else lets the candidate through."
+    )
     min_win_rate: float = Field(0.5, ge=0, lt=1, description="What the lower bounds of the win rates have to be over.")
     max_loss_rise: float = Field(0.1, ge=0, description="Most that the loss may rise, in nats a token.")
     max_refusal_rise: float = Field(0.1, ge=0, description="Most that the share of refusals may rise.")
@@ -72,6 +77,13 @@ class EvaluationConfig(DataConfig):
         if parts.username is not None or parts.query or parts.fragment:
             raise ValueError("a URL without a key in it: settings are written down")
         return url.rstrip("/")
+
+    @field_validator("people")
+    @classmethod
+    def _check_people(cls, count: int) -> int:
+        if 0 < count < LEAST:
+            raise ValueError(f"0, or at least {LEAST}: fewer say nothing")
+        return count
 
     @model_validator(mode="after")
     def _check_lengths(self) -> EvaluationConfig:

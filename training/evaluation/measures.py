@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from statistics import fmean, stdev
 from typing import Any
 
 from honed.training.evaluation.answering import Said, Turn
 from honed.training.evaluation.external import Outcome
 from honed.training.evaluation.instructions import Instruction
-from honed.training.evaluation.statistics import Duel, Interval, length_controlled, mean_interval
+from honed.training.evaluation.statistics import Duel, length_controlled, rate_of
 from honed.training.evaluation.task import OTHER_TOKENS, Tasks
 from honed.training.evaluation.wording import is_refusal, repetition
 
@@ -23,8 +24,8 @@ def win_rates(duels: Sequence[Duel], seed: int) -> dict[str, Any]:
     """`win_rate` and `length_controlled`."""
     shares = [each.share for each in duels]
     return {
-        "win_rate": _interval(mean_interval(shares, seed)) | _counted(shares),
-        "length_controlled": _interval(length_controlled(duels, seed)),
+        "win_rate": rate_of(shares, seed),
+        "length_controlled": asdict(length_controlled(duels, seed)),
     }
 
 
@@ -33,7 +34,7 @@ def external_win_rate(outcomes: Sequence[Outcome], samples: int, seed: int) -> d
     by_prompt = [outcomes[start : start + samples] for start in range(0, len(outcomes), samples)]
     shares = [fmean(each.won for each in some) for some in by_prompt]
     unusable = sum(each.unusable for each in outcomes)
-    return _interval(mean_interval(shares, seed)) | _counted(shares) | {"unusable": unusable}
+    return rate_of(shares, seed) | {"unusable": unusable}
 
 
 def compared(candidate: Turn, incumbent: Turn, tasks: Tasks) -> dict[str, Any]:
@@ -46,15 +47,6 @@ def compared(candidate: Turn, incumbent: Turn, tasks: Tasks) -> dict[str, Any]:
         "instructions": _instructions(candidate, incumbent, tasks),
         "lengths": _lengths(candidate, incumbent),
     }
-
-
-def _interval(interval: Interval) -> dict[str, float]:
-    return {"mean": interval.mean, "low": interval.low, "high": interval.high}
-
-
-def _counted(shares: Sequence[float]) -> dict[str, int]:
-    wins, losses = sum(share > 0.5 for share in shares), sum(share < 0.5 for share in shares)
-    return {"wins": wins, "ties": len(shares) - wins - losses, "losses": losses, "prompts": len(shares)}
 
 
 def _kl(candidate: Turn, incumbent: Turn, tasks: Tasks) -> dict[str, Any]:

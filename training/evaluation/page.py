@@ -19,17 +19,19 @@ from honed.training.reports.report import REPORT_FILE
 _OPEN, _MOST = 6, 40  # samples
 _MOST_CHARS: Final = 3000
 _NOT_MEASURED: Final = "not measured"
+_VERDICTS: Final = {True: ("passed", ""), False: ("refused", ""), None: ("open", " before people have judged it")}
 _HEADS: Final = ("measure", "candidate", "incumbent", "difference or interval", "limit")
 
 
 def write_page(folder: Path, result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Path:
     """`rows`: of answers.jsonl."""
     names = f"{result['candidate']['name']} against {result['incumbent']['name']}"
+    verdict, rest = _VERDICTS[result["promote"]]
     parts = [
         page.masthead(
             f"The gate · {names}",
-            "passed" if result["promote"] else "refused",
-            f"{result['candidate']['name']} is {'' if result['promote'] else 'not '}to be promoted",
+            verdict,
+            f"{result['candidate']['name']} is {'' if result['promote'] else 'not '}to be promoted{rest}",
             f"judged by {result['judge']['name']} on {number(result['data']['prompts'])} held-out prompts",
         ),
         "".join(page.paragraph(reason) for reason in result["reasons"]),
@@ -53,6 +55,11 @@ def _measures(result: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str, s
     if (outside := result["external"]) is not None:
         note = f"{_between(outside)}, {number(outside['unusable'])} replies unusable"
         yield f"win rate by {outside['model']}", percent(outside["mean"]), "", note, over
+    if (people := result["people"]) is not None:
+        if "mean" in people:
+            yield "win rate by people", percent(people["mean"]), "", _between(people), over
+        else:
+            yield "win rate by people", "", "", f"{number(people['waiting'])} prompts wait for labelers", over
     loss, kl, lengths = result["loss"], result["kl"], result["lengths"]
     label = f"loss on {loss.get('of', 'held-out text')}, nats a token"
     yield _row(label, loss, "rise", number, limits["max_loss_rise"])

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy import Engine
 
@@ -20,11 +20,9 @@ from honed.server.store.prefixes import prefix_key
 from honed.training.configs import STAGES, DataConfig
 from honed.training.data.datasets import DataError, Dataset, Example, load_dataset
 from honed.training.data.splits import Split, place
-from honed.training.evaluation.config import EvaluationConfig
+from honed.training.evaluation.config import LEAST, EvaluationConfig
 from honed.training.evaluation.party import Member, Party
 from honed.training.failures import TrainingError
-
-LEAST: Final = 10  # prompts: fewer say nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +43,11 @@ def load_questions(config: EvaluationConfig, party: Party, engine: Engine | None
     """Raises TrainingError, also where the judge has learned from what the candidate was trained against."""
     own = DataConfig.model_validate(_data_settings(config.model_dump()))
     dataset = load_dataset(own, "ppo", engine)
+    if config.people and dataset.snapshot_id is None:
+        raise TrainingError(
+            "--people: labelers see what is in the store, and these prompts are a file's. Import it (`honed import`), "
+            "and leave out --data."
+        )
     learned = _Learned(engine)
     _require_apart(party, learned)
     policies = learned.by(party.candidate, party.incumbent)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import asdict, dataclass
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,6 +75,13 @@ def mean_interval(values: Sequence[float], seed: int) -> Interval:
     numbers = np.asarray(values, dtype=np.float64)
     means = resampled(len(numbers), seed) @ numbers / len(numbers)
     return _interval(float(numbers.mean()), means)
+
+
+def rate_of(shares: Sequence[float], seed: int) -> dict[str, Any]:
+    """The win rate, of what was won of each prompt: its mean and interval, and the prompts won, tied and lost."""
+    wins, losses = sum(share > 0.5 for share in shares), sum(share < 0.5 for share in shares)
+    counts = {"wins": wins, "ties": len(shares) - wins - losses, "losses": losses, "prompts": len(shares)}
+    return asdict(mean_interval(shares, seed)) | counts
 
 
 def length_controlled(duels: Sequence[Duel], seed: int) -> Interval:

@@ -16,10 +16,10 @@ from honed.models.policy import load_tokenizer
 from honed.server.store.exchange.records import Message, message
 from honed.training.data.datasets import Example
 from honed.training.encoding import Encoder
-from honed.training.evaluation.config import EvaluationConfig
+from honed.training.evaluation.config import LEAST, EvaluationConfig
 from honed.training.evaluation.instructions import INSTRUCTIONS, Instruction
 from honed.training.evaluation.party import Member, Party
-from honed.training.evaluation.questions import LEAST, Questions
+from honed.training.evaluation.questions import Questions
 from honed.training.failures import TrainingError
 from honed.training.groups import demonstrations
 from honed.training.planning.estimates import read_shape

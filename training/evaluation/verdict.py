@@ -29,6 +29,18 @@ def rules(measured: Mapping[str, Any], config: EvaluationConfig) -> list[Rule]:
     return [*_wins(measured, config), *_regressions(measured, config), *_limits(measured, config)]
 
 
+def win_rule(name: str, rate: Mapping[str, Any], least: float) -> Rule:
+    """That a win rate's lower bound is over `least`."""
+    passed = rate["low"] > least
+    return Rule(
+        "min_win_rate",
+        f"The {name} is {percent(rate['mean'])} (95 % interval {percent(rate['low'])} to {percent(rate['high'])}): "
+        f"its lower bound is {'over' if passed else 'not over'} {percent(least)}",
+        f"lower bound over {percent(least)}",
+        passed,
+    )
+
+
 def decide(found: list[Rule]) -> tuple[bool, list[str]]:
     """Whether all passed; the failed ones, or where there is none, all."""
     failed = [rule for rule in found if not rule.passed]
@@ -39,16 +51,7 @@ def _wins(measured: Mapping[str, Any], config: EvaluationConfig) -> Iterator[Rul
     rates = [("length-controlled win rate", measured["length_controlled"])]
     if measured["external"] is not None:
         rates.append((f"win rate by {measured['external']['model']}", measured["external"]))
-    for name, rate in rates:
-        passed = rate["low"] > config.min_win_rate
-        is_over = "over" if passed else "not over"
-        yield Rule(
-            "min_win_rate",
-            f"The {name} is {percent(rate['mean'])} (95 % interval {percent(rate['low'])} to {percent(rate['high'])}): "
-            f"its lower bound is {is_over} {percent(config.min_win_rate)}",
-            f"lower bound over {percent(config.min_win_rate)}",
-            passed,
-        )
+    yield from (win_rule(name, rate, config.min_win_rate) for name, rate in rates)
 
 
 def _regressions(measured: Mapping[str, Any], config: EvaluationConfig) -> Iterator[Rule]:

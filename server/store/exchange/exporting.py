@@ -44,7 +44,9 @@ from honed.server.store.exchange.writing import (
     thumb_row,
 )
 from honed.server.store.feedback import Kind
+from honed.server.store.labeling import SOURCE as LABELING
 from honed.server.store.messages import batches
+from honed.server.store.pairs import SOURCES as PAIRS
 from honed.server.store.sampling import prompts
 from honed.server.store.tables import Completion, Feedback, Tag
 
@@ -115,7 +117,7 @@ def _have_ids(connection: Connection, what: What, *, text: bool) -> bool:
         or_(Completion.source != SOURCE, ~tagged),
     )
     if what == "prompts":
-        without = without.where(Completion.source.not_in(("labeling", "shadow")))
+        without = without.where(Completion.source.not_in((LABELING, *PAIRS)))
     else:
         without = without.join(Feedback, Feedback.completion_id == Completion.id).where(Feedback.kind.in_(_KINDS[what]))
     return connection.execute(without.limit(1)).first() is None

@@ -1,0 +1,76 @@
+"""A cycle whose gate asks people: it waits for them, goes by what they say, and can be ended without them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from completions import add
+from fine_tuning_server import stored
+from labeling_tasks import say, taken
+from sqlalchemy import Engine
+from test_cycle import PASSED, collect, gone_through, in_service, said
+from test_evaluation_people import example
+
+from honed.server.store import cycles
+from honed.server.store.database import writing
+from honed.server.store.jobs import StoredJob
+from honed.training.cycle import advance
+from honed.training.evaluation.people import ask
+
+
+def in_people_s_hands(store: Engine, **asked: Any) -> StoredJob:
+    """A cycle whose gate lets the candidate through and asks labelers about ten answers."""
+    rows = [{side: [{"text": side, "tokens": 1, "ended": True}] for side in ("candidate", "incumbent")}] * 10
+    prompts = [example(add(store, f"Held out {number}"), f"Held out {number}") for number in range(10)]
+    settings = {"people": 10, "temperature": 1.0, "max_new_tokens": 8, "min_win_rate": 0.5, "seed": 0}
+    return gone_through(store, ask(store, PASSED | {"settings": settings}, prompts, rows), **asked)
+
+
+def judge(store: Engine, best: str, count: int) -> None:
+    for _ in range(count):
+        lease = taken(store, "ada")
+        labels = {answer.text: [answer.label] for answer in lease.answers}
+        ranking = sorted(labels.values(), key=lambda group: group != labels[best])
+        say(store, lease.task_id, "ada", ranking=ranking)
+
+
+@pytest.mark.parametrize(("best", "decision"), [("candidate", "canary"), ("incumbent", "refused")])
+def test_labelers_are_waited_for_and_decide(store: Engine, best: str, decision: str) -> None:
+    collect(store)
+    cycle = in_people_s_hands(store)
+    assert (cycle.state, cycles.asks_people(cycle), in_service(store).candidate_id) == ("running", True, None)
+    assert "m-ppo waits for labelers: 10 pairs of answers." in said(store, cycle.id)
+    judge(store, best, 9)
+    assert advance(store) is False, "who waits for people is no work"
+    cycle = stored(store, cycle.id)
+    assert (cycle.state, cycle.result["evaluation"]["people"]["waiting"]) == ("running", 1)
+    judge(store, best, 1)
+    advance(store)
+    cycle = stored(store, cycle.id)
+    assert (cycle.state, cycle.result["decision"]) == ("succeeded", decision)
+    assert not cycles.asks_people(cycle)
+    assert "win rate by people" in cycle.result["reasons"][-1]
+    assert in_service(store).candidate_id == ("ckpt-m-ppo" if best == "candidate" else None)
+    assert [line for line in said(store, cycle.id) if "waits for labelers" in line] != []
+
+
+def test_what_labelers_let_through_may_wait_for_approval(store: Engine) -> None:
+    collect(store)
+    cycle = in_people_s_hands(store, approve=True)
+    judge(store, "candidate", 10)
+    advance(store)
+    assert (stored(store, cycle.id).state, in_service(store).candidate_id) == ("paused", None)
+    with writing(store) as connection:
+        assert cycles.approve(connection, cycle.id)
+    advance(store)
+    assert stored(store, cycle.id).result["decision"] == "canary"
+
+
+def test_nobody_has_to_wait_for_labelers(store: Engine) -> None:
+    collect(store)
+    cycle = in_people_s_hands(store)
+    with writing(store) as connection:
+        assert cycles.cancel(connection, cycle.id)
+    advance(store)
+    assert (stored(store, cycle.id).state, in_service(store).candidate_id) == ("cancelled", None)
