@@ -4,8 +4,8 @@
 
 The prompts of a file, `--samples` answers to each, drawn at temperature 1 without filters until a token ends them or
 `--max-new-tokens` are there: what a round of PPO draws, with its defaults. `generate` gets batches of `--batch-size`
-sequences, prompts of about one length together, since it waits for the longest; the engine runs as many at once. Tokens
-are those that were sampled, up to the end of each answer.
+sequences, unless told otherwise all at once as the engine does on a CPU; prompts of about one length together, since it
+waits for the longest. Tokens are those that were sampled, up to the end of each answer.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--episodes", type=int, default=128)
     parser.add_argument("--samples", type=int, default=16, help="episodes a prompt")
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--max-new-tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="auto")

@@ -6,11 +6,11 @@ from collections import Counter
 import pytest
 import torch
 
-from honed.models.engine.sampler import gumbel_noise, noise_key, sample, scale_and_filter
+from honed.models.engine.sampler import minus_arrival_times, noise_key, sample, scale_and_filter
 from honed.models.engine.sequence import SamplingParams, Sequence
 
 CPU = torch.device("cpu")
-PINNED = [-0.454177, 0.585835, 1.112108]
+PINNED = [-0.255509, -0.72029, -0.904848]
 
 
 def row(
@@ -110,25 +110,43 @@ def test_samples_follow_the_probabilities() -> None:
     assert chi_squared < 18.5
 
 
-def test_noise_is_gumbel_and_uncorrelated_between_neighbours() -> None:
-    """Mean 0.5772, variance pi^2 / 6; neighbouring keys and neighbouring tokens have nothing in common."""
-    noise = gumbel_noise([(k, 0) for k in range(8)], 50_000, CPU).double()
-    assert noise.mean().item() == pytest.approx(0.5772, abs=0.01)
-    assert noise.var().item() == pytest.approx(math.pi**2 / 6, abs=0.03)
-    assert torch.corrcoef(noise).fill_diagonal_(0).abs().max() < 0.02
-    assert torch.corrcoef(torch.stack([noise[0, 1:], noise[0, :-1]]))[0, 1].abs() < 0.02
+def test_times_are_exponential_and_uncorrelated_between_neighbours() -> None:
+    """Mean and variance 1; neighbouring keys and neighbouring tokens have nothing in common."""
+    keys = [*range(8), -1, -2, 2**31 - 1, *(1 << k for k in range(3, 7))]
+    times = -minus_arrival_times(keys, 50_000, CPU).double()
+    assert times.mean(dim=1).tolist() == pytest.approx([1.0] * 15, abs=0.02)
+    assert times.var(dim=1).tolist() == pytest.approx([1.0] * 15, abs=0.05)
+    assert times.quantile(torch.tensor([0.01, 0.5, 0.99]).double(), dim=1).mean(dim=1).tolist() == pytest.approx(
+        [0.01005, 0.6931, 4.605], rel=0.02
+    )
+    assert torch.corrcoef(times).fill_diagonal_(0).abs().max() < 0.02
+    for shift in (1, 2, 64):
+        assert torch.corrcoef(torch.stack([times[0, shift:], times[0, :-shift]]))[0, 1].abs() < 0.02
 
 
-def test_noise_is_never_infinite() -> None:
-    """20 million draws come near the ends of the hash's range."""
-    noise = torch.cat([gumbel_noise([(k, k)], 1_000_000, CPU) for k in range(20)])
-    assert noise.max() > 16
-    assert noise.isfinite().all()
+def test_early_arrivals_are_as_rare_as_they_should_be() -> None:
+    """They are who wins against odds: of 20 million, twenty in the first millionth, and none at once or never."""
+    times = torch.cat([-minus_arrival_times([k], 1_000_000, CPU) for k in range(20)])
+    assert 5 <= int((times < 1e-6).sum()) <= 40
+    assert 0 < times.min() < 1e-6
+    assert 12 < times.max() < 17
 
 
 def test_noise_is_pinned() -> None:
     """Recorded rollouts and seeds must mean the same in the next version, on every device."""
-    assert gumbel_noise([(1, 2)], 3, CPU)[0].tolist() == pytest.approx(PINNED, abs=1e-6)
+    assert minus_arrival_times([12], 3, CPU)[0].tolist() == pytest.approx(PINNED, abs=1e-6)
+
+
+def test_a_row_is_the_same_alone_and_in_company() -> None:
+    """Also where a CPU takes rows a few at a time, beside greedy ones and in bfloat16."""
+    torch.manual_seed(1)
+    logits = (torch.randn(11, 3000) * 3).bfloat16()
+    params = [SamplingParams(max_tokens=9, temperature=0 if i % 3 == 0 else 1, top_logprobs=i % 2) for i in range(11)]
+    rows = [row(p, seed=i) for i, p in enumerate(params)]
+    together = sample(logits, rows)
+    assert together == [sample(logits[i : i + 1], [rows[i]])[0] for i in range(11)]
+    greedy = [r.token_id for r, p in zip(together, params, strict=True) if p.is_greedy]
+    assert greedy == logits[::3].argmax(dim=-1).tolist()
 
 
 def test_keys_depend_on_seed_and_position() -> None:

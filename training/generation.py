@@ -29,7 +29,7 @@ from honed.training.sharding import is_sharded
 from honed.training.weights import copy_whole
 
 BLOCK_SIZE = 16
-MAX_SEQUENCES = {"cpu": 64, "cuda": 256}
+MAX_SEQUENCES = {"cpu": 128, "cuda": 256}
 CACHE_SHARE = 0.5  # of the memory that is free
 MAX_BATCH_TOKENS = {"cpu": 512, "cuda": 8192}
 

@@ -19,6 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (the name that torch's documentation uses)
 from transformers import AttentionInterface
 
+from honed.models.engine import cascade
+from honed.models.engine.cascade import SharedPrefixes
+
 ATTENTION = "honed"
 
 
@@ -33,6 +36,7 @@ class Rows:
     first: int
     block_tables: Tensor  # (B, L / block_size), padded with block 0
     positions: Tensor  # (B, q): of the new tokens in their sequences
+    shared: SharedPrefixes | None = None  # what those with one new token have in common, where it is worth it
     masks: dict[int | None, Tensor] = field(default_factory=dict)  # by sliding window, filled when first asked for
 
     def mask(self, length: int, window: int | None) -> Tensor:
@@ -124,6 +128,10 @@ def paged_attention(
     for rows in paged.rows:
         batch, count = rows.positions.shape
         q = query[0, :, rows.first : rows.first + batch * count].view(heads, batch, count, size)
+        if rows.shared is not None and softcap is None and s_aux is None:
+            out = _attend_with_shared(q, paged.cache, layer, rows, rows.shared, sliding_window, scale)
+            outputs.append(out.permute(1, 2, 0, 3).reshape(batch * count, heads, -1))
+            continue
         k, v = paged.cache.gather(layer, rows.block_tables)
         mask = rows.mask(k.shape[2], sliding_window)
         if softcap is not None or s_aux is not None:
@@ -131,9 +139,7 @@ def paged_attention(
         elif count == 1:
             out = _attend_with_one(q, k, v, mask, scale)
         else:
-            out = F.scaled_dot_product_attention(
-                q, repeat_heads(k, heads), repeat_heads(v, heads), attn_mask=mask, scale=scale
-            )
+            out = fused_attention(q, repeat_heads(k, heads), repeat_heads(v, heads), mask, scale)
         outputs.append(out.permute(1, 2, 0, 3).reshape(batch * count, heads, -1))
     return torch.cat(outputs).unsqueeze(0), None
 
@@ -143,13 +149,40 @@ def _attend_with_one(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float
 
     q: (heads, B, 1, D), k and v: (kv_heads, B, L, D), mask: (B, 1, L). Returns (heads, B, 1, D).
     """
-    shared = q.view(k.shape[0], -1, *q.shape[1:]).squeeze(3).transpose(1, 2)  # (kv_heads, B, heads / kv_heads, D)
+    shared = _by_key_head(q, k.shape[0])
     if q.device.type == "cpu" and q.dtype == torch.bfloat16:
         # torch's fused attention takes one tiny product after the other here: three times slower.
         out = attend_explicitly(shared, k, v, mask, scale, None, None)
     else:
-        out = F.scaled_dot_product_attention(shared, k, v, attn_mask=mask, scale=scale)
+        out = fused_attention(shared, k, v, mask, scale)
     return out.transpose(1, 2).reshape(q.shape[0], q.shape[1], 1, -1)
+
+
+def _attend_with_shared(
+    q: Tensor,
+    cache: PagedKeysValues,
+    layer: int,
+    rows: Rows,
+    shared: SharedPrefixes,
+    window: int | None,
+    scale: float,
+) -> Tensor:
+    """As `_attend_with_one`, of sequences with blocks in common."""
+    prefix, own = cache.gather(layer, shared.tables), cache.gather(layer, shared.own_tables)
+    hidden = shared.hidden(rows.positions, (prefix[0].shape[2], own[0].shape[2]), window)
+    out = cascade.attend(_by_key_head(q, len(prefix[0])), prefix, own, shared, hidden, scale)
+    return out.transpose(1, 2).reshape(q.shape[0], q.shape[1], 1, -1)
+
+
+def _by_key_head(q: Tensor, kv_heads: int) -> Tensor:
+    """(heads, B, 1, D) -> (kv_heads, B, heads / kv_heads, D)."""
+    return q.view(kv_heads, -1, *q.shape[1:]).squeeze(3).transpose(1, 2)
+
+
+def fused_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tensor:
+    """q: (heads, B, q, D), k and v: (heads, B, L, D), mask: (B, q, L). Returns (heads, B, q, D)."""
+    # With a mask of three dimensions torch takes its slow path on a CPU.
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask.unsqueeze(0), scale=scale)
 
 
 def repeat_heads(x: Tensor, heads: int) -> Tensor:

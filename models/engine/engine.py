@@ -77,7 +77,9 @@ class Engine:
             if not chunk.sequence.is_finished:
                 self.cache.register(chunk.sequence)
         sequences = [chunks[row].sequence for row in rows]
-        samples = sample(logits[rows], sequences) if rows else []
+        if 0 < len(rows) < len(chunks):
+            logits = logits[rows]
+        samples = sample(logits, sequences) if rows else []
         return failed + [self._emit(*each) for each in zip(sequences, samples, strict=True)]
 
     def run(self, sequences: list[Sequence]) -> list[list[Sample]]:

@@ -9,7 +9,8 @@ those of transformers' own forward pass (`prepare`).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from honed.models.engine.attention import ATTENTION, PagedBatch, PagedKeysValues, Rows
+from honed.models.engine.cascade import find
 from honed.models.engine.kv_cache import PADDING_BLOCK
 from honed.models.engine.packing import pack, unpack
 from honed.models.engine.scheduler import Chunk
@@ -25,6 +27,7 @@ from honed.models.engine.sequence import SamplingParams, Sequence
 
 KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 PROBE_LENGTH = 24  # tokens
+LOOKED_AT_TOGETHER = 32_768  # tokens, of sequences with several new ones: their keys are copied for each query head
 BATCH_DEPENDENT_ROPE = {"dynamic", "longrope"}
 
 
@@ -42,11 +45,11 @@ class Runner:
     @torch.inference_mode()
     def forward(self, chunks: list[Chunk]) -> tuple[list[Chunk], Tensor]:
         """Runs the chunks. Returns them in the batch's order, and the logits (chunks, vocabulary) of the last token of
-        each in float32: also of those that do not reach the newest token, where only a NaN is news."""
-        # Those with one new token come first and, by depth, attend together.
-        chunks = sorted(chunks, key=lambda chunk: (_new_tokens(chunk), _depth(chunk)))
+        each: also of those that do not reach the newest token, where only a NaN is news."""
+        groups = list(_groups(chunks))
+        chunks = [chunk for group in groups for chunk in group]
         ends = np.cumsum([_new_tokens(chunk) for chunk in chunks]) - 1
-        return chunks, self._run(chunks, self._batch(chunks), ends)
+        return chunks, self._run(chunks, self._batch(groups), ends)
 
     @torch.inference_mode()
     def erase(self, blocks: list[int]) -> None:
@@ -79,7 +82,7 @@ class Runner:
         # In three pieces, so that reading the cache, and not only writing it, is compared.
         for start, end in ((0, length - 2), (length - 2, length - 1), (length - 1, length)):
             chunk = Chunk(probe, start, end)
-            batch = self._batch([chunk])
+            batch = self._batch([[chunk]])
             parts.append(self._run([chunk], batch, np.arange(end - start)))
             if len(batch.seen_layers) != self.model.config.get_text_config().num_hidden_layers:
                 raise UnsupportedArchitectureError(
@@ -87,13 +90,13 @@ class Runner:
                     "AttentionInterface. Serve a model of an architecture that does (Llama, Qwen, Mistral, Gemma, ...)."
                 )
         self.cache.erase(probe.block_ids)
-        _compare(self.model, torch.cat(parts), expected)
+        _compare(self.model, torch.cat(parts).float(), expected)
 
-    def _batch(self, chunks: list[Chunk]) -> PagedBatch:
-        slots = np.concatenate([_slots(chunk, self.cache.block_size) for chunk in chunks])
+    def _batch(self, groups: list[list[Chunk]]) -> PagedBatch:
+        slots = np.concatenate([_slots(chunk, self.cache.block_size) for group in groups for chunk in group])
         rows = []
         first = 0
-        for group in _groups(chunks):
+        for group in groups:
             rows.append(self._rows(group, first))
             first += sum(map(_new_tokens, group))
         return PagedBatch(self.cache, self._tensor(slots), rows)
@@ -105,10 +108,14 @@ class Runner:
         for row, (chunk, count) in enumerate(zip(group, counts, strict=True)):
             tables[row, :count] = chunk.sequence.block_ids[:count]
         positions = np.stack([np.arange(chunk.start, chunk.end) for chunk in group])
-        return Rows(first, self._tensor(tables), self._tensor(positions))
+        shared = None
+        if len(group) > 1 and positions.shape[1] == 1 and self.model.device.type == "cpu":
+            # On a GPU it was not measured: there, more and smaller kernels may cost more than they save.
+            shared = find(tables, counts, size, self.model.device)
+        return Rows(first, self._tensor(tables), self._tensor(positions), shared)
 
     def _run(self, chunks: list[Chunk], batch: PagedBatch, keep: np.ndarray) -> Tensor:
-        """Logits (len(keep), vocabulary) of the flat batch's tokens `keep`, in float32."""
+        """Logits (len(keep), vocabulary) of the flat batch's tokens `keep`."""
         ids = np.concatenate([chunk.sequence.token_ids[chunk.start : chunk.end] for chunk in chunks])
         positions = np.concatenate([np.arange(chunk.start, chunk.end) for chunk in chunks])
         output = self.model(
@@ -118,7 +125,7 @@ class Runner:
             use_cache=False,
             paged=batch,
         )
-        logits: Tensor = output.logits[0].float()
+        logits: Tensor = output.logits[0]
         return logits
 
     def _tensor(self, values: np.ndarray) -> Tensor:
@@ -129,21 +136,33 @@ def _new_tokens(chunk: Chunk) -> int:
     return chunk.end - chunk.start
 
 
-def _depth(chunk: Chunk) -> int:
-    """Which power of two a sequence's length has reached."""
-    return (chunk.end - 1).bit_length()
-
-
-def _groups(chunks: list[Chunk]) -> Iterable[list[Chunk]]:
-    """Chunks of one token together with those of about their length, each longer one alone.
+def _groups(chunks: list[Chunk]) -> Iterator[list[Chunk]]:
+    """Chunks with equally many new tokens and about one length together: steps of decoding, and the last tokens of a
+    prompt that many share. Of the steps, those that begin as another does are apart from the rest, side by side.
 
     A group's block tables are padded to its longest sequence: without the bound on lengths, one long conversation
     would make every short one as expensive as itself.
     """
-    single = [chunk for chunk in chunks if _new_tokens(chunk) == 1]
-    for _, group in itertools.groupby(single, key=_depth):
-        yield list(group)
-    yield from ([chunk] for chunk in chunks[len(single) :])
+    chunks = sorted(chunks, key=_kind)
+    for (new_tokens, _), found in itertools.groupby(chunks, key=_kind):
+        alike = list(found)
+        if new_tokens == 1:
+            firsts = Counter(map(_first_block, alike))
+            sharing = [chunk for chunk in alike if firsts[_first_block(chunk)] > 1]
+            alone = [chunk for chunk in alike if firsts[_first_block(chunk)] == 1]
+            yield from filter(None, (sorted(sharing, key=_first_block), alone))
+        else:
+            size = max(1, LOOKED_AT_TOGETHER // max(chunk.end for chunk in alike))
+            yield from (alike[start : start + size] for start in range(0, len(alike), size))
+
+
+def _kind(chunk: Chunk) -> tuple[int, int]:
+    """How many new tokens, and which power of two the sequence's length has reached."""
+    return _new_tokens(chunk), (chunk.end - 1).bit_length()
+
+
+def _first_block(chunk: Chunk) -> int:
+    return chunk.sequence.block_ids[0]
 
 
 def _slots(chunk: Chunk, block_size: int) -> np.ndarray:

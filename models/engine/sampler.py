@@ -1,14 +1,16 @@
 """Logits -> token ids and log-probabilities. Pure functions of tensors; no state, no random number generator.
 
 Noise is keyed by (seed, position, token id) through an integer hash, so a row's sample depends on nothing else: not on
-the batch's other rows, not on the device, not on what was sampled before. A sample is `argmax(log p + Gumbel noise)`
-(the Gumbel-max trick), which follows the probabilities p, down to about 1e-9, and only flips between runs when two
-candidates are as near as rounding.
+the batch's other rows, not on the device, not on what was sampled before. A sample is the winner of a race: each token
+of probability p arrives after an exponential time of rate p, and the first one is taken (the Gumbel-max trick, before
+its logarithms). That follows the probabilities, down to about 1e-9, and only flips between runs when two candidates
+are as near as rounding.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 
 import torch
@@ -16,7 +18,7 @@ from torch import Tensor
 
 from honed.models.engine.sequence import SamplingParams, Sequence
 
-NOISE_ROWS = 2  # whose noise is made at once on a CPU
+ROWS_AT_ONCE = 4  # on a CPU, whose cache holds the two dozen steps of a few rows; of all they go through fresh memory
 FAST_CANDIDATES = 512  # the nucleus is looked for among so many before the whole vocabulary is sorted
 
 
@@ -33,26 +35,37 @@ class Sample:
 
 @torch.inference_mode()
 def sample(logits: Tensor, sequences: list[Sequence]) -> list[Sample]:
-    """logits: (B, vocabulary) in float32, changed in place; row i continues `sequences[i]`."""
+    """logits: (B, vocabulary), changed in place where they are in float32; row i continues `sequences[i]`."""
+    at_once = ROWS_AT_ONCE if logits.device.type == "cpu" else len(sequences)
+    starts = range(0, len(sequences), at_once)
+    parts = (_sample(logits[i : i + at_once].float(), sequences[i : i + at_once]) for i in starts)
+    return [each for part in parts for each in part]
+
+
+def _sample(logits: Tensor, sequences: list[Sequence]) -> list[Sample]:
     for row, sequence in enumerate(sequences):
         penalize(logits[row], sequence)
     params = [sequence.params for sequence in sequences]
     scale_and_filter(logits, params)
-    finite = logits.amax(dim=-1).isfinite().tolist()
-    drawn = [row for row, p in enumerate(params) if not p.is_greedy]
-    scores = logits  # not log-probabilities: their rounding could tie two logits that differ
-    if drawn:
-        noise = gumbel_noise([noise_key(sequences[row]) for row in drawn], logits.shape[-1], logits.device)
-        if len(drawn) == len(params):
-            scores = noise.add_(logits)
-        else:
-            scores = logits.index_add(0, torch.tensor(drawn, device=logits.device), noise)
-    logprobs = logits.log_softmax(dim=-1)
-    chosen = scores.argmax(dim=-1, keepdim=True)
-    ids = chosen[:, 0].tolist()
-    values = logprobs.gather(-1, chosen)[:, 0].tolist()
-    top = top_candidates(logprobs, params)
-    return [Sample(*each) for each in zip(ids, values, top, finite, strict=True)]
+    best = logits.amax(dim=-1, keepdim=True)
+    weights = (logits - best).exp_()
+    log_total = weights.sum(dim=-1, keepdim=True).log()
+    if all(p.is_greedy for p in params):
+        chosen = logits.argmax(dim=-1, keepdim=True)
+    else:
+        keys = [noise_key(sequence) for sequence in sequences]
+        # The largest of p / time, whose sign is turned: of what is left out it is 0, or minus 0.
+        chosen = weights.div_(minus_arrival_times(keys, logits.shape[-1], logits.device)).argmin(dim=-1, keepdim=True)
+        if any(p.is_greedy for p in params):
+            is_greedy = torch.tensor([[p.is_greedy] for p in params], device=logits.device)
+            chosen = torch.where(is_greedy, logits.argmax(dim=-1, keepdim=True), chosen)
+    values = (logits.gather(-1, chosen) - best - log_total)[:, 0].tolist()
+    top: list[tuple[tuple[int, float], ...]] = [()] * len(params)
+    if any(p.top_logprobs for p in params):
+        top = top_candidates(logits - best - log_total, params)
+    return [
+        Sample(*each) for each in zip(chosen[:, 0].tolist(), values, top, best[:, 0].isfinite().tolist(), strict=True)
+    ]
 
 
 def penalize(logits: Tensor, sequence: Sequence) -> None:
@@ -120,45 +133,38 @@ def _threshold(logits: Tensor, params: list[SamplingParams]) -> Tensor:
 def top_candidates(logprobs: Tensor, params: list[SamplingParams]) -> list[tuple[tuple[int, float], ...]]:
     """The alternatives that each row asked for, the most probable first."""
     most = max(p.top_logprobs for p in params)
-    if most == 0:
-        return [()] * len(params)
     values, ids = logprobs.topk(min(most, logprobs.shape[-1]), dim=-1)
     pairs = zip(ids.tolist(), values.tolist(), params, strict=True)
     return [tuple(zip(i, v, strict=True))[: p.top_logprobs] for i, v, p in pairs]
 
 
-def noise_key(sequence: Sequence) -> tuple[int, int]:
-    """Two signed 32-bit numbers from a sequence's seed and the position of its next token."""
+def noise_key(sequence: Sequence) -> int:
+    """A signed 32-bit number from a sequence's seed and the position of its next token. Two steps with the same one,
+    which happens once in four billion, have their noise in common and nothing else."""
     position = sequence.num_output
-    digest = blake2b(sequence.seed.to_bytes(8, "little") + position.to_bytes(8, "little"), digest_size=8).digest()
-    return int.from_bytes(digest[:4], "little", signed=True), int.from_bytes(digest[4:], "little", signed=True)
+    digest = blake2b(sequence.seed.to_bytes(8, "little") + position.to_bytes(8, "little"), digest_size=4).digest()
+    return int.from_bytes(digest, "little", signed=True)
 
 
-def gumbel_noise(keys: list[tuple[int, int]], size: int, device: torch.device) -> Tensor:
-    """(len(keys), size) independent samples of the standard Gumbel distribution, the same on every device.
-
-    A 32-bit hash of the token id, mixed with the row's key twice; the multipliers are those of "lowbias32" (Chris
-    Wellons, "Prospecting for hash functions", 2018), chosen there for the least bias.
-    """
-    key = torch.tensor(keys, dtype=torch.int32, device=device)
-    spread = torch.arange(size, dtype=torch.int32, device=device) * -1640531527  # 2^32 / golden ratio
-    # A CPU's cache holds the dozen steps of a few rows; of all at once each goes through fresh memory.
-    rows = NOISE_ROWS if device.type == "cpu" else len(keys)
-    return torch.cat([_gumbel(spread, some) for some in key.split(rows)])
+def minus_arrival_times(keys: list[int], size: int, device: torch.device) -> Tensor:
+    """(len(keys), size) independent samples of the standard exponential distribution, negated, the same on every
+    device."""
+    bits = _mix(_token_bits(size, device) ^ torch.tensor(keys, dtype=torch.int32, device=device)[:, None])
+    # Early arrivals win, and float32 holds small numbers exactly. The largest would round to 1, and never arrive.
+    uniform = bits.bitwise_and_(0x7FFFFFFF).float().add_(0.5).mul_(-(2.0**-31)).clamp_(min=2.0**-24 - 1)
+    return uniform.log1p_()
 
 
-def _gumbel(spread: Tensor, key: Tensor) -> Tensor:
-    """spread: (size,), of each token id; key: (B, 2). Returns (B, size)."""
-    bits = _mix(spread + key[:, :1])
-    bits = _mix(bits ^ key[:, 1:])
-    # 31 bits of a uniform number: what wins are the smallest, and float32 holds small ones exactly. The largest would
-    # round to 1, whose noise is infinite.
-    uniform = ((bits >> 1) & 0x7FFFFFFF).float().add_(0.5).mul_(2.0**-31).clamp_(max=1 - 2.0**-24)
-    return uniform.neg_().log1p_().neg_().log_().neg_()
+@lru_cache(maxsize=8)
+def _token_bits(size: int, device: torch.device) -> Tensor:
+    """(size,): a hash of each token's id."""
+    return _mix(torch.arange(size, dtype=torch.int32, device=device) * -1640531527)  # 2^32 / golden ratio
 
 
 def _mix(bits: Tensor) -> Tensor:
+    """A bijection of 32 bits. Its multipliers are those of "lowbias32" (Chris Wellons, "Prospecting for hash
+    functions", 2018), chosen there for the least bias."""
     # `>>` keeps the sign of an int32, so the bits that it shifts in are masked away.
-    bits = (bits ^ ((bits >> 16) & 0xFFFF)) * 0x7FEB352D
-    bits = (bits ^ ((bits >> 15) & 0x1FFFF)) * -2073254261  # 0x846CA68B as int32
+    bits = (bits ^ ((bits >> 16) & 0xFFFF)).mul_(0x7FEB352D)
+    bits = (bits ^ ((bits >> 15) & 0x1FFFF)).mul_(-2073254261)  # 0x846CA68B as int32
     return bits ^ ((bits >> 16) & 0xFFFF)
