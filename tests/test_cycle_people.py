@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 from completions import add
-from fine_tuning_server import stored
-from labeling_tasks import say, taken
+from fine_tuning_server import register, stored
+from labeling_tasks import say, take, taken
 from sqlalchemy import Engine
 from test_cycle import PASSED, collect, gone_through, in_service, said
 from test_evaluation_people import example
 
-from honed.server.store import cycles
+from honed.server.store import cycles, erasure, promotions
 from honed.server.store.database import writing
 from honed.server.store.jobs import StoredJob
 from honed.training.cycle import advance
@@ -52,7 +52,7 @@ def test_labelers_are_waited_for_and_decide(store: Engine, best: str, decision: 
     assert not cycles.asks_people(cycle)
     assert "win rate by people" in cycle.result["reasons"][-1]
     assert in_service(store).candidate_id == ("ckpt-m-ppo" if best == "candidate" else None)
-    assert [line for line in said(store, cycle.id) if "waits for labelers" in line] != []
+    assert sum("waits for labelers" in line for line in said(store, cycle.id)) == 1
 
 
 def test_what_labelers_let_through_may_wait_for_approval(store: Engine) -> None:
@@ -74,3 +74,31 @@ def test_nobody_has_to_wait_for_labelers(store: Engine) -> None:
         assert cycles.cancel(connection, cycle.id)
     advance(store)
     assert (stored(store, cycle.id).state, in_service(store).candidate_id) == ("cancelled", None)
+    assert take(store, "ada") is None, "and they have nothing to do for it"
+
+
+def test_what_people_let_through_stays_so_until_it_is_approved(store: Engine) -> None:
+    """Whatever is erased meanwhile."""
+    collect(store)
+    cycle = in_people_s_hands(store, approve=True)
+    judge(store, "candidate", 10)
+    advance(store)
+    prompts = stored(store, cycle.id).result["evaluation"]["people"]["of"]
+    erasure.erase_completion(store, prompts[0])
+    with writing(store) as connection:
+        assert cycles.approve(connection, cycle.id)
+    advance(store)
+    assert stored(store, cycle.id).result["decision"] == "canary"
+
+
+def test_nobody_is_asked_about_what_cannot_go_into_service_any_more(store: Engine) -> None:
+    collect(store)
+    cycle = in_people_s_hands(store)
+    register(store, "other", "ppo")
+    with writing(store) as connection:
+        promotions.promote(connection, "ckpt-other", key_id=None)
+    advance(store)
+    ended = stored(store, cycle.id)
+    assert (ended.state, ended.result["decision"]) == ("succeeded", "refused")
+    assert ended.result["reasons"][0].startswith("Other policies are in service")
+    assert take(store, "ada") is None

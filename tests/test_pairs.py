@@ -14,7 +14,7 @@ from honed.server.store import erasure, pairs, sampling
 from honed.server.store.database import reading, writing
 from honed.server.store.exchange.judgements import ordered
 from honed.server.store.logged import LoggedCompletion
-from honed.server.store.pairs import Judged, Verdicts
+from honed.server.store.pairs import Compared, Verdicts
 from honed.server.store.statistics import statistics
 from honed.server.store.tables import Completion, Task
 
@@ -140,8 +140,9 @@ def test_the_gate_s_pairs_are_counted_apart(store: Engine, monkeypatch: pytest.M
     judge(store, (OWN,), (RIVAL,))
     assert verdicts(store) == {}
     with reading(store) as connection:
-        assert pairs.judged(connection, "new", "old") == Judged((1.0,), 2)
-        assert len(pairs.evaluated(connection, "new", "old")) == 3
+        asked = pairs.evaluated(connection, "new", "old")
+        assert len(asked) == 3
+        assert pairs.compared(connection, "new", "old", asked, now=NOW) == Compared((1.0,), 2)
         assert pairs.evaluated(connection, "new", "other") == set()
 
 
@@ -152,7 +153,8 @@ def test_what_several_labelers_say_of_a_prompt_is_one_share(store: Engine) -> No
     for labeler, order in (("ada", [(OWN,), (RIVAL,)]), ("ben", [(OWN, RIVAL)]), ("cy", [(OWN,), (RIVAL,)])):
         judge(store, *order, labeler=labeler)
     with reading(store) as connection:
-        assert pairs.judged(connection, "new", "old").shares == pytest.approx((2.5 / 3,))
+        asked = pairs.evaluated(connection, "new", "old")
+        assert pairs.compared(connection, "new", "old", asked, now=NOW).shares == pytest.approx((2.5 / 3,))
 
 
 def test_what_may_not_be_trained_on_is_not_shown(store: Engine) -> None:

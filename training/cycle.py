@@ -24,7 +24,7 @@ from honed.server.store.cycles import CycleGoingOnError, PolicyTriedOutError
 from honed.server.store.database import StoreUnavailableError, reading, writing
 from honed.server.store.jobs import StoredJob
 from honed.server.store.promotions import PromotedMeanwhileError
-from honed.training.evaluation.people import heard
+from honed.training.evaluation.people import heard, take_back
 from honed.training.failures import TrainingError
 from honed.training.planning.cycle_steps import order_of, plan
 
@@ -151,20 +151,21 @@ def _ask_for(connection: Connection, cycle: StoredJob, name: str, made: Mapping[
     logger.info("%s: %s is %s", cycle.id, name, job_id)
 
 
-def _decide(connection: Connection, cycle: StoredJob, report: Mapping[str, Any]) -> None:
-    """What the gate's report, and what people say to it, means for the policies in service."""
-    report = heard(connection, report)
-    if report["promote"] is None:
-        _wait_for_people(connection, cycle, report)
-        return
-    result = {**cycle.result, "candidate": report["candidate"]["name"], "evaluation": dict(report)}
+def _decide(connection: Connection, cycle: StoredJob, made: Mapping[str, Any]) -> None:
+    """What the gate's report, and what people say to it, means for the policies in service. `made`: by the last step;
+    what was decided since stays."""
+    report = heard(connection, cycle.result.get("evaluation") or made)
+    result = {**cycle.result, "candidate": report["candidate"]["name"], "evaluation": report}
     result |= {"reasons": report["reasons"]}
     newest = promotions.newest(connection)
     measured = None if newest.policy_id is None else report["incumbent"]["id"]
-    if not report["promote"]:
+    if report["promote"] is False:
         decision = "refused"
     elif (newest.policy_id, newest.candidate_id, measured) != (cycle.payload["promoted_id"], None, newest.policy_id):
         decision, result["reasons"] = "refused", [_MEANWHILE]
+    elif report["promote"] is None:
+        _wait_for_people(connection, cycle, report)
+        return
     elif cycle.payload["approve"] and not cycle.result.get("approved"):
         cycles.wait(connection, cycle.id, result | {"decision": "proposed"})
         jobs.add_event(connection, cycle.id, f"{result['candidate']} waits for approval.")
@@ -177,7 +178,7 @@ def _decide(connection: Connection, cycle: StoredJob, report: Mapping[str, Any])
     _end(connection, cycle, "succeeded", result | {"decision": decision})
 
 
-def _wait_for_people(connection: Connection, cycle: StoredJob, report: Mapping[str, Any]) -> None:
+def _wait_for_people(connection: Connection, cycle: StoredJob, report: dict[str, Any]) -> None:
     """Keeps the report as it is now, for who looks at the cycle meanwhile."""
     before = cycle.result.get("evaluation")
     if before is None:
@@ -185,7 +186,7 @@ def _wait_for_people(connection: Connection, cycle: StoredJob, report: Mapping[s
         jobs.add_event(connection, cycle.id, message)
         logger.info("%s: %s", cycle.id, message)
     if before != report:
-        told = {"candidate": report["candidate"]["name"], "evaluation": dict(report)}
+        told = {"candidate": report["candidate"]["name"], "evaluation": report}
         cycles.go_on(connection, cycle.id, {**cycle.result, **told})
 
 
@@ -210,6 +211,9 @@ def _end(
     error: str | None = None,
 ) -> None:
     said = message or f"{result['candidate']}: {result['decision']}. {'; '.join(result['reasons'])}"
+    asked = result.get("evaluation")
+    if asked is not None and asked.get("people") is not None:
+        take_back(connection, asked)
     cycles.end(connection, cycle.id, state, result=result, error=error)
     jobs.add_event(connection, cycle.id, said, level="error" if error else "info")
     logger.info("%s: %s", cycle.id, said)

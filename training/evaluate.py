@@ -24,7 +24,7 @@ from honed.models.policy import choose_device
 from honed.models.sources import hub_name
 from honed.server.store.exchange.files import write_rows
 from honed.training.evaluation.answering import Said, Turn, take_turn
-from honed.training.evaluation.config import EvaluationConfig
+from honed.training.evaluation.config import DIGITS, EvaluationConfig
 from honed.training.evaluation.external import Judge, Pair
 from honed.training.evaluation.judging import judge
 from honed.training.evaluation.measures import compared, external_win_rate, win_rates
@@ -45,7 +45,6 @@ __all__ = ["ANSWERS_FILE", "EVALUATION_FILE", "REPORT_FILE", "EvaluationConfig",
 
 ANSWERS_FILE: Final = "answers.jsonl"
 _JUDGED: Final = ("text", "score")
-_DIGITS: Final = 6  # of all numbers, before they are compared with anything: more are noise
 
 
 def evaluate(config: EvaluationConfig, *, home: Path, engine: Engine | None, show: bool) -> dict[str, Any]:
@@ -135,13 +134,13 @@ def _rows(
             "candidate": _answers(some, judged[:samples]),
             "incumbent": _answers(others, judged[samples:]),
         }
-        row["share"] = round(_duel(row).share, _DIGITS)
+        row["share"] = round(_duel(row).share, DIGITS)
         yield row
 
 
 def _answers(said: Sequence[Said], scores: Sequence[float]) -> list[dict[str, Any]]:
     return [
-        {"text": each.text, "score": round(score, _DIGITS), "tokens": len(each.ids), "ended": each.ended}
+        {"text": each.text, "score": round(score, DIGITS), "tokens": len(each.ids), "ended": each.ended}
         for each, score in zip(said, scores, strict=True)
     ]
 
@@ -165,7 +164,7 @@ def _asked_outside(external: Judge, config: EvaluationConfig, tasks: Tasks, rows
 def _rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _rounded(each) for key, each in value.items()}
-    return round(value, _DIGITS) if isinstance(value, float) else value
+    return round(value, DIGITS) if isinstance(value, float) else value
 
 
 def _write(folder: Path, result: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:

@@ -1,15 +1,16 @@
 """Attention of sequences that begin with the same blocks of the cache: those are read once for all of them.
 
-Samples of one prompt share it, and conversations their system prompt. The queries of the sequences that share look at
-the shared keys in one product, each at its own keys in another, and the softmax is over both. (The idea of Hydragen,
+Samples of one prompt share it, and conversations their system prompt. The queries of a run of sequences that share look
+at the shared keys in one product, each at its own keys in another, and the softmax is over both. (The idea of Hydragen,
 Juravsky et al. 2024, arXiv:2402.05099, section 3; the scores are joined before the softmax, so nothing has to be put
-right after it.) Where it saves little it is not done.
+right after it.) Owns who shares with whom, how much, and that product. Invariant: a sequence's newest token is in a
+block of its own, which is never shared.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -18,17 +19,30 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (the name that torch's documentation uses)
 
-MOST_READ: Final = 0.6  # of what each by itself would read; more does not pay
-MOST_PADDING: Final = 2  # rows of the products, for each sequence
+MOST_READ: Final = 0.6  # of what its members would read each by itself; a run that reads more does not pay
 
 KeysValues = tuple[Tensor, Tensor]
+Blocks = list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Sequences, by their numbers, with their first `shared` blocks in common."""
+
+    members: tuple[int, ...]
+    shared: int
+
+    @property
+    def saved(self) -> int:
+        """Blocks that are not read again."""
+        return (len(self.members) - 1) * self.shared
 
 
 @dataclass(frozen=True, slots=True)
 class SharedPrefixes:
-    """B sequences in R runs, whose members begin with the same blocks.
+    """B sequences in R runs, one run after the other.
 
-    A run with fewer members than the longest, which has n, is filled up with its first. `places` says where a sequence
+    A run with fewer members than the largest, which has n, is filled up with its first. `places` says where a sequence
     is in the R * n; both are None where no run is filled up.
     """
 
@@ -53,25 +67,31 @@ class SharedPrefixes:
         return self.masks[window]
 
 
-def find(tables: np.ndarray, counts: Sequence[int], block_size: int, device: torch.device) -> SharedPrefixes | None:
-    """What sequences of one new token share. `tables` (B, L / block_size): their blocks, of which `counts` are used,
-    those with equal first blocks side by side. None where some share nothing, or too little to pay."""
-    edges = [0, *(np.flatnonzero(tables[1:, 0] != tables[:-1, 0]) + 1).tolist(), len(tables)]
-    starts, sizes = edges[:-1], [end - start for start, end in itertools.pairwise(edges)]
-    shared = [_in_common(tables[i : i + n], min(counts[i : i + n])) for i, n in zip(starts, sizes, strict=True)]
-    each = np.repeat(shared, sizes)
-    own_width, width = int((np.asarray(counts) - each).max()), max(sizes)
-    read = len(starts) * max(shared) + len(tables) * own_width
-    if min(shared) == 0 or read > MOST_READ * tables.size or len(starts) * width > MOST_PADDING * len(tables):
-        return None
-    prefixes = np.zeros((len(starts), max(shared)), dtype=np.int64)
-    own = np.zeros((len(tables), own_width), dtype=np.int64)
+def find_runs(tables: Sequence[Blocks]) -> list[Run]:
+    """Who shares with whom, of sequences with these blocks, their newest token's left out: at the depth that saves
+    most, since samples of several prompts may have a system prompt in common. Who is in no run shares too little."""
+    order = sorted(range(len(tables)), key=lambda number: tables[number])
+    common = [_in_common(tables[one], tables[other]) for one, other in itertools.pairwise(order)]
+    divisions = [list(_divided(order, common, depth)) for depth in set(common) - {0}]
+    best = max(divisions, key=lambda runs: sum(run.saved for run in runs), default=[])
+    return [run for run in best if _pays(run, tables)]
+
+
+def lay_out(
+    tables: np.ndarray, counts: Blocks, runs: Sequence[Run], block_size: int, device: torch.device
+) -> SharedPrefixes:
+    """The members of the runs, in their order: `tables` (B, L / block_size) has their blocks, the first `counts`."""
+    sizes, shared = [len(run.members) for run in runs], [run.shared for run in runs]
+    starts = [0, *itertools.accumulate(sizes)][:-1]
+    each, width = np.repeat(shared, sizes), max(sizes)
+    prefixes = np.zeros((len(runs), max(shared)), dtype=np.int64)
+    own = np.zeros((len(tables), int((np.asarray(counts) - each).max())), dtype=np.int64)
     members = np.repeat(np.asarray(starts)[:, None], width, axis=1)
     places: list[int] = []
-    for run, (start, size, blocks) in enumerate(zip(starts, sizes, shared, strict=True)):
-        prefixes[run, :blocks] = tables[start, :blocks]
-        members[run, :size] = np.arange(start, start + size)
-        places += range(run * width, run * width + size)
+    for number, (start, size, blocks) in enumerate(zip(starts, sizes, shared, strict=True)):
+        prefixes[number, :blocks] = tables[start, :blocks]
+        members[number, :size] = np.arange(start, start + size)
+        places += range(number * width, number * width + size)
         for row in range(start, start + size):
             own[row, : counts[row] - blocks] = tables[row, blocks : counts[row]]
     is_even = members.size == len(tables)
@@ -105,10 +125,24 @@ def _by_run(x: Tensor, matrices: Tensor, shared: SharedPrefixes) -> Tensor:
     return apart if shared.places is None else apart.index_select(1, shared.places)
 
 
-def _in_common(tables: np.ndarray, least: int) -> int:
-    """Leading blocks that all have. The block of the newest token is nobody else's."""
-    same = (tables == tables[0]).all(axis=0)[: least - 1]
-    return len(same) if same.all() else int(same.argmin())
+def _divided(order: Sequence[int], common: Sequence[int], depth: int) -> Iterator[Run]:
+    """Runs of two or more that share at least `depth` blocks. `common`: blocks that neighbours in `order` share."""
+    start = 0
+    for end in range(1, len(order) + 1):
+        if end == len(order) or common[end - 1] < depth:
+            if end - start > 1:
+                yield Run(tuple(order[start:end]), min(common[start : end - 1]))
+            start = end
+
+
+def _pays(run: Run, tables: Sequence[Blocks]) -> bool:
+    each_by_itself = sum(len(tables[number]) + 1 for number in run.members)
+    return each_by_itself - run.saved <= MOST_READ * each_by_itself
+
+
+def _in_common(one: Blocks, other: Blocks) -> int:
+    """Leading blocks."""
+    return next((i for i, (x, y) in enumerate(zip(one, other, strict=False)) if x != y), min(len(one), len(other)))
 
 
 def _tensor(values: np.ndarray, device: torch.device) -> Tensor:

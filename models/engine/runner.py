@@ -9,8 +9,8 @@ those of transformers' own forward pass (`prepare`).
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from honed.models.engine.attention import ATTENTION, PagedBatch, PagedKeysValues, Rows
-from honed.models.engine.cascade import find
+from honed.models.engine.cascade import Run, find_runs, lay_out
 from honed.models.engine.kv_cache import PADDING_BLOCK
 from honed.models.engine.packing import pack, unpack
 from honed.models.engine.scheduler import Chunk
@@ -27,12 +27,20 @@ from honed.models.engine.sequence import SamplingParams, Sequence
 
 KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 PROBE_LENGTH = 24  # tokens
-LOOKED_AT_TOGETHER = 32_768  # tokens, of sequences with several new ones: their keys are copied for each query head
+LOOKED_AT_TOGETHER = 8_192  # tokens, of sequences with several new ones: their keys are copied for each query head
 BATCH_DEPENDENT_ROPE = {"dynamic", "longrope"}
 
 
 class UnsupportedArchitectureError(Exception):
     """The engine cannot run this model and give the answers that the model would give."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Chunks that attend together; where they are those of `runs`, in that order, by what these share."""
+
+    chunks: list[Chunk]
+    runs: list[Run] = field(default_factory=list)
 
 
 class Runner:
@@ -46,8 +54,10 @@ class Runner:
     def forward(self, chunks: list[Chunk]) -> tuple[list[Chunk], Tensor]:
         """Runs the chunks. Returns them in the batch's order, and the logits (chunks, vocabulary) of the last token of
         each: also of those that do not reach the newest token, where only a NaN is news."""
-        groups = list(_groups(chunks))
-        chunks = [chunk for group in groups for chunk in group]
+        # On a GPU cascades were not measured: there, more and smaller kernels may cost more than they save.
+        is_on_cpu = self.model.device.type == "cpu"
+        groups = list(_groups(chunks, self.cache.block_size, cascades=is_on_cpu))
+        chunks = [chunk for group in groups for chunk in group.chunks]
         ends = np.cumsum([_new_tokens(chunk) for chunk in chunks]) - 1
         return chunks, self._run(chunks, self._batch(groups), ends)
 
@@ -82,7 +92,7 @@ class Runner:
         # In three pieces, so that reading the cache, and not only writing it, is compared.
         for start, end in ((0, length - 2), (length - 2, length - 1), (length - 1, length)):
             chunk = Chunk(probe, start, end)
-            batch = self._batch([[chunk]])
+            batch = self._batch([Group([chunk])])
             parts.append(self._run([chunk], batch, np.arange(end - start)))
             if len(batch.seen_layers) != self.model.config.get_text_config().num_hidden_layers:
                 raise UnsupportedArchitectureError(
@@ -92,26 +102,23 @@ class Runner:
         self.cache.erase(probe.block_ids)
         _compare(self.model, torch.cat(parts).float(), expected)
 
-    def _batch(self, groups: list[list[Chunk]]) -> PagedBatch:
-        slots = np.concatenate([_slots(chunk, self.cache.block_size) for group in groups for chunk in group])
+    def _batch(self, groups: list[Group]) -> PagedBatch:
+        slots = np.concatenate([_slots(chunk, self.cache.block_size) for group in groups for chunk in group.chunks])
         rows = []
         first = 0
         for group in groups:
             rows.append(self._rows(group, first))
-            first += sum(map(_new_tokens, group))
+            first += sum(map(_new_tokens, group.chunks))
         return PagedBatch(self.cache, self._tensor(slots), rows)
 
-    def _rows(self, group: list[Chunk], first: int) -> Rows:
-        size = self.cache.block_size
-        counts = [-(-chunk.end // size) for chunk in group]
-        tables = np.full((len(group), max(counts)), PADDING_BLOCK, dtype=np.int64)
-        for row, (chunk, count) in enumerate(zip(group, counts, strict=True)):
+    def _rows(self, group: Group, first: int) -> Rows:
+        size, chunks = self.cache.block_size, group.chunks
+        counts = [-(-chunk.end // size) for chunk in chunks]
+        tables = np.full((len(chunks), max(counts)), PADDING_BLOCK, dtype=np.int64)
+        for row, (chunk, count) in enumerate(zip(chunks, counts, strict=True)):
             tables[row, :count] = chunk.sequence.block_ids[:count]
-        positions = np.stack([np.arange(chunk.start, chunk.end) for chunk in group])
-        shared = None
-        if len(group) > 1 and positions.shape[1] == 1 and self.model.device.type == "cpu":
-            # On a GPU it was not measured: there, more and smaller kernels may cost more than they save.
-            shared = find(tables, counts, size, self.model.device)
+        positions = np.stack([np.arange(chunk.start, chunk.end) for chunk in chunks])
+        shared = lay_out(tables, counts, group.runs, size, self.model.device) if group.runs else None
         return Rows(first, self._tensor(tables), self._tensor(positions), shared)
 
     def _run(self, chunks: list[Chunk], batch: PagedBatch, keep: np.ndarray) -> Tensor:
@@ -136,9 +143,9 @@ def _new_tokens(chunk: Chunk) -> int:
     return chunk.end - chunk.start
 
 
-def _groups(chunks: list[Chunk]) -> Iterator[list[Chunk]]:
+def _groups(chunks: list[Chunk], block_size: int, *, cascades: bool) -> Iterator[Group]:
     """Chunks with equally many new tokens and about one length together: steps of decoding, and the last tokens of a
-    prompt that many share. Of the steps, those that begin as another does are apart from the rest, side by side.
+    prompt that many share.
 
     A group's block tables are padded to its longest sequence: without the bound on lengths, one long conversation
     would make every short one as expensive as itself.
@@ -146,23 +153,33 @@ def _groups(chunks: list[Chunk]) -> Iterator[list[Chunk]]:
     chunks = sorted(chunks, key=_kind)
     for (new_tokens, _), found in itertools.groupby(chunks, key=_kind):
         alike = list(found)
-        if new_tokens == 1:
-            firsts = Counter(map(_first_block, alike))
-            sharing = [chunk for chunk in alike if firsts[_first_block(chunk)] > 1]
-            alone = [chunk for chunk in alike if firsts[_first_block(chunk)] == 1]
-            yield from filter(None, (sorted(sharing, key=_first_block), alone))
+        if new_tokens == 1 and cascades:
+            yield from _by_runs(alike, block_size)
         else:
-            size = max(1, LOOKED_AT_TOGETHER // max(chunk.end for chunk in alike))
-            yield from (alike[start : start + size] for start in range(0, len(alike), size))
+            size = len(alike) if new_tokens == 1 else max(1, LOOKED_AT_TOGETHER // max(chunk.end for chunk in alike))
+            yield from (Group(alike[start : start + size]) for start in range(0, len(alike), size))
+
+
+def _by_runs(chunks: list[Chunk], block_size: int) -> Iterator[Group]:
+    """Steps of decoding: those of runs of about one size together, so that little is filled up, and the others."""
+    runs = find_runs([chunk.sequence.block_ids[: (chunk.end - 1) // block_size] for chunk in chunks])
+    runs.sort(key=_size)
+    for _, found in itertools.groupby(runs, key=_size):
+        alike = list(found)
+        yield Group([chunks[number] for run in alike for number in run.members], alike)
+    taken = {number for run in runs for number in run.members}
+    if rest := [chunk for number, chunk in enumerate(chunks) if number not in taken]:
+        yield Group(rest)
+
+
+def _size(run: Run) -> int:
+    """Which power of two its members have reached."""
+    return len(run.members).bit_length()
 
 
 def _kind(chunk: Chunk) -> tuple[int, int]:
     """How many new tokens, and which power of two the sequence's length has reached."""
     return _new_tokens(chunk), (chunk.end - 1).bit_length()
-
-
-def _first_block(chunk: Chunk) -> int:
-    return chunk.sequence.block_ids[0]
 
 
 def _slots(chunk: Chunk, block_size: int) -> np.ndarray:

@@ -37,7 +37,7 @@ class Sample:
 def sample(logits: Tensor, sequences: list[Sequence]) -> list[Sample]:
     """logits: (B, vocabulary), changed in place where they are in float32; row i continues `sequences[i]`."""
     at_once = ROWS_AT_ONCE if logits.device.type == "cpu" else len(sequences)
-    starts = range(0, len(sequences), at_once)
+    starts = range(0, len(sequences), max(1, at_once))
     parts = (_sample(logits[i : i + at_once].float(), sequences[i : i + at_once]) for i in starts)
     return [each for part in parts for each in part]
 

@@ -23,7 +23,7 @@ from honed.server.store import cycles, jobs
 from honed.server.store.cycles import CycleGoingOnError, PolicyTriedOutError
 from honed.server.store.jobs import StoredJob
 from honed.server.validation import warning_header
-from honed.server.wire.cycles import CreateCycleRequest, CycleList, CycleObject, CycleStep
+from honed.server.wire.cycles import CreateCycleRequest, CycleList, CycleObject, CycleStatus, CycleStep
 from honed.server.wire.errors import ErrorBody
 from honed.server.wire.fine_tuning import MAX_SEED, JobEventList
 
@@ -153,8 +153,8 @@ def _object(connection: Connection, cycle: StoredJob) -> CycleObject:
     )
 
 
-def _status(cycle: StoredJob) -> Any:
-    if cycle.state == cycles.WAITING:
+def _status(cycle: StoredJob) -> CycleStatus:
+    if cycle.state == "paused":
         return "proposed"
     return "awaiting_labelers" if cycles.asks_people(cycle) else cycle.state
 

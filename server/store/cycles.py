@@ -20,7 +20,7 @@ from honed.server.store.jobs import StoredJob
 from honed.server.store.tables import Feedback, Job
 
 KIND: Final = "cycle"
-GOING: Final = ("queued", "running")  # there is something to do for it
+GOING: Final = ("queued", "running")  # there is something to do for it, or there will be when labelers have answered
 WAITING: Final = "paused"  # for a person's word
 # What is asked for where nothing is said: as in `wire/cycles.py` and in the command's options.
 DEFAULTS: Final[Mapping[str, Any]] = {"approve": False, "share": 10, "demonstrations": 20, "settings": {}}

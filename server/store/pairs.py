@@ -10,14 +10,14 @@ task for prompts with a long common prefix, and at most MAX_OPEN that wait for l
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
 from statistics import fmean
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, and_, case, exists, func, select
+from sqlalchemy import ColumnElement, Connection, and_, case, delete, exists, func, or_, select
 from sqlalchemy.orm import aliased
 
 from honed.server.store.completions import load_choices
@@ -49,9 +49,10 @@ class Verdicts:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class Compared:
     """What labelers said of the pairs of an evaluation. `shares`: of each prompt that was judged, what the policy won,
-    ties a half; that both answers are bad is a tie. `waiting`: prompts whose pair nobody has judged or skipped."""
+    ties a half; that both answers are bad is a tie. `waiting`: prompts whose pair somebody may still judge, and nobody
+    has judged or, with nobody else at it, skipped."""
 
     shares: tuple[float, ...]
     waiting: int
@@ -108,15 +109,18 @@ def evaluated(connection: Connection, policy_id: str, rival_id: str) -> set[str]
     return {each for each in connection.execute(query).scalars() if each is not None}
 
 
-def judged(connection: Connection, policy_id: str, rival_id: str) -> Judged:
-    """What labelers said until now of what may be shown to them."""
+def compared(
+    connection: Connection, policy_id: str, rival_id: str, prompts: Collection[str], *, now: datetime
+) -> Compared:
+    """What labelers said until now of the pairs that repeat these completions and may be shown to them."""
     own, rival = aliased(Target), aliased(Target)
-    columns = (Completion.derived_from, Assignment.state, own.rank.label("own_rank"), rival.rank.label("rival_rank"))
+    ranks = (own.rank.label("own_rank"), rival.rank.label("rival_rank"))
+    is_current = or_(Assignment.state != "leased", Assignment.leased_until > now)
     query = (
-        select(*columns)
+        select(Completion.derived_from, Task.is_open, Assignment.state, *ranks)
         .select_from(Task)
         .join(Completion, Completion.id == Task.completion_id)
-        .outerjoin(Assignment, and_(Assignment.task_id == Task.id, Assignment.state != "leased"))
+        .outerjoin(Assignment, and_(Assignment.task_id == Task.id, is_current))
         .outerjoin(own, and_(own.feedback_id == Assignment.feedback_id, own.choice == OWN))
         .outerjoin(rival, and_(rival.feedback_id == Assignment.feedback_id, rival.choice == RIVAL))
         .where(*_evaluates(policy_id, rival_id), Completion.trainable)
@@ -124,17 +128,33 @@ def judged(connection: Connection, policy_id: str, rival_id: str) -> Judged:
     )
     shares: list[float] = []
     waiting = 0
-    for _, rows in groupby(connection.execute(query), key=lambda row: row.derived_from):
-        said = [row for row in rows if row.state is not None]
-        won = [_won(row) for row in said if row.state != "skipped"]
-        waiting += not said
+    for prompt, found in groupby(connection.execute(query), key=lambda row: row.derived_from):
+        rows = list(found)
+        if prompt not in prompts:
+            continue
+        won = [share for row in rows if (share := _won(row)) is not None]
+        states = {row.state for row in rows}
+        is_settled = bool(won) or ("skipped" in states and "leased" not in states)
+        waiting += rows[0].is_open and not is_settled
         shares += [fmean(won)] if won else []
-    return Judged(tuple(shares), waiting)
+    return Compared(tuple(shares), waiting)
 
 
-def _won(row: Any) -> float:
-    """Where there is no ranking, both were bad."""
-    return 0.5 if row.own_rank is None or row.own_rank == row.rival_rank else float(row.own_rank < row.rival_rank)
+def withdraw(connection: Connection, policy_id: str, rival_id: str) -> None:
+    """Takes back what the gate asked about these two and nobody has judged. In a transaction that writes."""
+    judged = exists().where(
+        Task.completion_id == Completion.id, Assignment.task_id == Task.id, Assignment.state.in_(("ranked", "all_bad"))
+    )
+    connection.execute(delete(Completion).where(*_evaluates(policy_id, rival_id), ~judged))
+
+
+def _won(row: Any) -> float | None:
+    """None where nothing was said, or what was said is gone."""
+    if row.state == "all_bad":
+        return 0.5
+    if row.state != "ranked" or row.own_rank is None or row.rival_rank is None:
+        return None
+    return 0.5 if row.own_rank == row.rival_rank else float(row.own_rank < row.rival_rank)
 
 
 def _evaluates(policy_id: str, rival_id: str) -> tuple[ColumnElement[bool], ...]:

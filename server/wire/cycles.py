@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -39,6 +39,11 @@ class CycleStep(ResponsePart):
     status: Literal["waiting", "queued", "running", "paused", "succeeded", "failed", "cancelled"]
 
 
+CycleStatus: TypeAlias = Literal[
+    "queued", "running", "awaiting_labelers", "proposed", "succeeded", "failed", "cancelled"
+]
+
+
 class CycleObject(ResponsePart):
     """Times are in Unix seconds. `model`: the policy in service, which it begins with. `awaiting_labelers`
     waits for what people say of the last pairs, and goes on by itself; `proposed` waits for approval;
@@ -48,7 +53,7 @@ class CycleObject(ResponsePart):
     object: Literal["cycle"] = "cycle"
     created_at: int
     finished_at: int | None
-    status: Literal["queued", "running", "awaiting_labelers", "proposed", "succeeded", "failed", "cancelled"]
+    status: CycleStatus
     model: str
     approve: bool
     share: int

@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from honed.training.configs import Count, DataConfig, Positive
 
 LEAST: Final = 10  # prompts: fewer say nothing
+DIGITS: Final = 6  # of all numbers, before they are compared with anything: more are noise
 
 
 class EvaluationConfig(DataConfig):

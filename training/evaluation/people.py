@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, select
@@ -26,7 +27,7 @@ from honed.server.store.messages import batches
 from honed.server.store.tables import Completion
 from honed.server.store.users import load_salt
 from honed.training.data.datasets import Example
-from honed.training.evaluation.config import LEAST
+from honed.training.evaluation.config import DIGITS, LEAST
 from honed.training.evaluation.statistics import rate_of
 from honed.training.evaluation.verdict import Rule, decide, win_rule
 from honed.training.failures import TrainingError
@@ -43,7 +44,8 @@ def ask(
     asked = list(zip(prompts, rows, strict=True))[: report["settings"]["people"]]
     made = [_pair(report, example, row) for example, row in asked]
     differing = [pair for pair in made if len({choice.text.strip() for choice in pair.choices}) > 1]
-    people = {"asked": len(made), "same": len(made) - len(differing)}
+    of = sorted({str(pair.derived_from) for pair in differing})
+    people = {"asked": len(made), "same": len(made) - len(differing), "of": of}
     ingest = Ingest(load_salt(engine))
     for _ in range(ATTEMPTS):
         try:
@@ -56,25 +58,32 @@ def ask(
     raise TrainingError("The store is being erased from: wait until that is done, and start again.")
 
 
-def heard(connection: Connection, report: Mapping[str, Any]) -> dict[str, Any]:
+def heard(connection: Connection, report: Mapping[str, Any], *, now: datetime | None = None) -> dict[str, Any]:
     """The report with what labelers said until now, decided where that was the last thing to wait for."""
     if report["promote"] is not None:
         return dict(report)
-    found = pairs.judged(connection, report["candidate"]["id"], report["incumbent"]["id"])
-    told = {key: report["people"][key] for key in ("asked", "same")}
+    told = {key: report["people"][key] for key in ("asked", "same", "of")}
+    policies = (report["candidate"]["id"], report["incumbent"]["id"])
+    found = pairs.compared(connection, *policies, told["of"], now=now or datetime.now(UTC))
     people = told | {"judged": len(found.shares), "waiting": found.waiting}
     if found.waiting:
         return {**report, "people": people}
     shares = [*found.shares, *[0.5] * told["same"]]
     settings = report["settings"]
     if len(shares) < LEAST:
-        rule = Rule("people", f"Labelers judged {len(shares)} prompts", f"at least {LEAST}", passed=False)
+        rule = Rule("people", f"Labelers judged {len(found.shares)} prompts", f"at least {LEAST}", passed=False)
     else:
-        people |= rate_of(shares, settings["seed"])
+        rate = rate_of(shares, settings["seed"])
+        people |= {key: round(value, DIGITS) for key, value in rate.items()}
         rule = win_rule("win rate by people", people, settings["min_win_rate"])
     promote, reasons = decide([rule])
     reasons = [*report["reasons"], *reasons] if promote else reasons
     return {**report, "people": people, "promote": promote, "reasons": reasons}
+
+
+def take_back(connection: Connection, report: Mapping[str, Any]) -> None:
+    """Nobody is to be asked any more. In a transaction that writes."""
+    pairs.withdraw(connection, report["candidate"]["id"], report["incumbent"]["id"])
 
 
 def _pair(report: Mapping[str, Any], example: Example, row: Mapping[str, Any]) -> LoggedCompletion:
