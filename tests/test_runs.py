@@ -292,7 +292,7 @@ def test_a_full_disk_in_mid_run_leaves_the_state_before(home: Path, monkeypatch:
 
 def test_a_run_that_is_stopped_as_sick_says_so_and_keeps_a_checkpoint(home: Path) -> None:
     train(home, toy_runs.reward(home, output="judge"))
-    result = train(home, toy_runs.ppo(home, output="sick", kl_budget=1e-6, kl_target=None))
+    result = train(home, toy_runs.ppo(home, output="sick", kl_budget=1e-6, kl_target=None, learning_rate=1e-2))
     facts = record(home, "sick")
     assert facts["status"] == "stopped"
     assert "is over the budget of 1e-06" in facts["reason"]

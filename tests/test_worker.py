@@ -7,9 +7,11 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -216,6 +218,21 @@ def test_a_job_survives_its_worker_and_a_pause(home: Path, engine: Engine, monke
     assert same(weights(home, job(engine, kept).result["fine_tuned_model"]), weights(home, "alone"))
 
 
+def stop_without_a_lock(process: subprocess.Popen[bytes], engine: Engine) -> None:
+    """With SIGSTOP, but not within a transaction, where it would lock everybody out of an SQLite store."""
+    while True:
+        process.send_signal(signal.SIGSTOP)
+        connection = sqlite3.connect(str(engine.url.database), timeout=0.2)
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            return
+        except sqlite3.OperationalError:
+            process.send_signal(signal.SIGCONT)
+            time.sleep(0.05)
+        finally:
+            connection.close()
+
+
 def test_a_job_waits_for_the_process_of_a_worker_that_does_not_know_it_was_lost(
     home: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,7 +241,7 @@ def test_a_job_waits_for_the_process_of_a_worker_that_does_not_know_it_was_lost(
     with a_worker() as first:
         eventually(has_begun(engine, lost))
         (old,) = psutil.Process(first.pid).children()
-        first.send_signal(signal.SIGSTOP)  # as one that a store does not answer: its training goes on
+        stop_without_a_lock(first, engine)  # as one that a store does not answer: its training goes on
         try:
             monkeypatch.setattr(worker, "STALE", timedelta(seconds=0.1))
             with at_work(home, engine):
