@@ -23,6 +23,7 @@ from honed.training.actors import Cast
 from honed.training.attention import ATTENTION
 from honed.training.configs import PPOConfig
 from honed.training.data.datasets import Dataset, Example
+from honed.training.learner import DivergedError
 from honed.training.pretraining import Pretraining
 from honed.training.reports.tracking import read_metrics
 from honed.training.run import Run, Trained
@@ -180,6 +181,34 @@ def test_without_pretraining_texts_the_language_is_lost_and_with_them_kept(speak
     for end in (lost, kept):
         assert end["validation/score"] > start["validation/score"] + 1.0
     assert EOS not in CIRCLE
+
+
+def test_a_run_whose_measurement_diverges_gives_back_the_last_good_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the second round, which went well, and the last: the average was good before it."""
+    config = settings(iterations=2, kl_coefficient=0.4, max_new_tokens=2, ema=0.5)
+    cast, _ = cast_of(config, torch.randn(VOCABULARY, 2, generator=torch.Generator().manual_seed(0)), 0)
+    shown: list[Weights] = []
+    measure = ppo.measure
+
+    def measuring(run: Run[PPOConfig], cast: Cast, held_out: Any) -> Any:
+        shown.append({name: each.detach().clone() for name, each in cast.policy.model.named_parameters()})
+        if len(shown) == 2:
+            raise DivergedError("The numbers are not finite.")
+        return measure(run, cast, held_out)
+
+    monkeypatch.setattr(ppo, "measure", measuring)
+    run = replace(run_of(config, tmp_path), dataset=asking())
+    with run.tracker:
+        trained = ppo.optimise(run, cast)
+    assert trained.stopped == "The numbers are not finite."
+    start, average, last = shown
+    kept = dict(trained.model.named_parameters())
+    assert all(torch.equal(kept[name], each) for name, each in last.items())
+    assert any(not torch.equal(start[name], each) for name, each in last.items())
+    assert any(not torch.equal(average[name], each) for name, each in last.items())
+    assert "validation/score" in trained.metrics
 
 
 def test_a_run_that_diverges_gives_back_the_last_good_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

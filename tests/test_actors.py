@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from casts import EOS, cast_of, config_of, run_of, weights
+from casts import EOS, TEXTS, cast_of, config_of, run_of, weights
 from fakes import save_tiny_policy, tiny_model, tiny_tokenizer
 from torch import Tensor, nn
 
 from honed.models.scalar_head import ScalarModel
-from honed.training.actors import Cast, answer, assemble, judge
+from honed.training.actors import Cast, answer, assemble, folded, judge, measure
+from honed.training.adapters import has_adapters
 from honed.training.experience import Judgement, Pass
 from honed.training.learner import Learner
 from honed.training.trees import Tree
@@ -167,3 +168,24 @@ def test_the_cast_that_is_assembled(tmp_path: Path) -> None:
         dropouts = [module for each in modules for module in each.modules() if isinstance(module, nn.Dropout)]
         assert len(dropouts) > 4 * len(modules)
         assert not any(module.training for module in dropouts)
+
+
+def test_texts_are_measured_without_held_out_prompts_too(tmp_path: Path) -> None:
+    cast, _, _ = cast_of(config_of(), pretraining=TEXTS)
+    run = run_of(config_of(), tmp_path)
+    with run.tracker:
+        alone, both = measure(run, cast, []), measure(run, cast, [(10, 11, 12)])
+    assert list(alone) == ["validation/language_loss"]
+    assert both["validation/language_loss"] == alone["validation/language_loss"]
+    assert "validation/score" in both
+
+
+@pytest.mark.parametrize("measures", [True, False])
+def test_a_reference_is_loaded_at_the_end_where_it_is_asked(tmp_path: Path, *, measures: bool) -> None:
+    config = config_of(lora=True)
+    cast, _, _ = cast_of(config)
+    run = replace(run_of(config, tmp_path / "run"), parent=save_tiny_policy(tmp_path / "parent"))
+    with run.tracker:
+        found = folded(run, cast, measures=measures)
+    assert (found.reference is not None) == measures
+    assert not has_adapters(found.policy.model)

@@ -136,6 +136,15 @@ def test_shares_of_stages_add_up(shares: tuple[float, float, float]) -> None:
     assert SFTConfig(stage_shares=(0.7, 0.2, 0.1))
 
 
+def test_a_target_that_no_coefficient_can_be_adapted_to_is_refused() -> None:
+    with pytest.raises(ValidationError, match="kl_coefficient: above 0"):
+        PPOConfig(kl_target=6.0, kl_coefficient=0.0)
+    with pytest.raises(ValidationError, match="kl_horizon: more than a fifth of batch_size, 102"):
+        PPOConfig(kl_target=6.0, batch_size=512, kl_horizon=102)  # it would become negative
+    assert PPOConfig(kl_target=6.0, batch_size=512, kl_horizon=103)
+    assert PPOConfig(kl_coefficient=0.0)
+
+
 @pytest.mark.parametrize("name", ["samples_per_prompt", "minibatches"])
 def test_a_round_of_ppo_is_shared_out_without_rest(name: str) -> None:
     sizes = {"batch_size": 64, "samples_per_prompt": 4, "minibatches": 4}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from honed.training.planning.estimates import (
     Shape,
     Work,
     adapter_parameters,
+    context_length,
     disk,
     memory,
     read_shape,
@@ -162,6 +164,16 @@ def test_memory_of_adapters() -> None:
     parts = memory(SFTConfig(lora=True), POLICY, None, number_bytes=2, tokens_per_pass=0)
     assert parts["policy"] == 1000 * 2 + adapters * 16
     assert "reference" not in memory(DPOConfig(lora=True), POLICY, None, number_bytes=2, tokens_per_pass=0)
+    at_the_end = memory(PPOConfig(lora=True), POLICY, JUDGE, number_bytes=2, tokens_per_pass=0)
+    assert at_the_end["reference"] == 2000
+
+
+def test_the_context_is_that_of_all_who_read() -> None:
+    short = replace(JUDGE, context_length=POLICY.context_length - 1)
+    assert context_length(PPOConfig(), POLICY, short) == short.context_length
+    assert context_length(PPOConfig(), short, POLICY) == short.context_length
+    assert context_length(PPOConfig(), POLICY, None) == POLICY.context_length
+    assert context_length(SFTConfig(reward_model="judge"), POLICY, short) == POLICY.context_length
 
 
 def test_memory_of_other_models() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
@@ -169,6 +170,24 @@ def test_published_weights_are_what_the_model_computes_with() -> None:
     learner.publish({name: torch.full_like(each, 0.3) for name, each in learner.masters.items()})
     assert torch.equal(learner.module.bias, torch.full((3,), 0.3).bfloat16())
     assert torch.equal(learner.masters["bias"], torch.ones(3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_that_are_shown_are_gone_afterwards(dtype: torch.dtype) -> None:
+    """Whether the masters are the parameters themselves, as in float32, or others; after an error too."""
+    learner = learner_of(Numbers(), dtype)
+    pull(learner)
+    learner.step(0.7)
+    before = weights(learner)
+    masters = {name: each.detach().clone() for name, each in learner.masters.items()}
+    others = {name: torch.full_like(each, 0.3) for name, each in masters.items()}
+    with suppress(KeyError), learner.showing(others):
+        assert torch.equal(learner.module.bias, torch.full((3,), 0.3).to(dtype))
+        raise KeyError
+    for name, each in weights(learner).items():
+        assert torch.equal(each, before[name])
+        assert torch.equal(learner.masters[name], masters[name])
+        assert torch.equal(others[name], torch.full_like(others[name], 0.3))
 
 
 def test_an_average_by_hand() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from honed.models.policy import PolicyError, choose_dtype
+from honed.training import run as training_run
 from honed.training.configs import SFTConfig
 from honed.training.planning import machine
 from honed.training.planning.machine import matmul_speed, this_machine
@@ -26,6 +27,11 @@ def test_numbers_and_passes_are_those_of_the_settings(tmp_path: Path) -> None:
     assert native == choose_dtype("auto", torch.device("cpu")).itemsize
     with pytest.raises(PolicyError, match="choose auto"):
         this_machine(SFTConfig(device="abacus"), tmp_path)
+
+
+def test_where_only_float16_is_native_float32_is_trained_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_run, "choose_dtype", lambda *_: torch.float16)
+    assert this_machine(CPU, tmp_path).number_bytes == 4
 
 
 def test_free_memory_is_shared_by_the_ranks_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -305,6 +305,17 @@ def test_the_ranking_loss_by_hand() -> None:
     equals(scores.grad, [-0.5, 0.125, 0.375])  # half of sigmoid(-d) each: 1/4 and 3/4
 
 
+def test_answers_that_read_the_same_are_no_pair() -> None:
+    """However they were ranked: of four answers the first and the last have the same tokens."""
+    ranks, kinds = tensor([1, 2, 2, 4]), tensor([0, 1, 2, 0])
+    winners, losers = ranked_pairs(ranks, kinds)
+    assert list(zip(winners.tolist(), losers.tolist(), strict=True)) == [(0, 1), (0, 2), (1, 3), (2, 3)]
+    equals(rank_margins(ranks, kinds), [0.5, 0.5, 0.5, 0.5])
+    scores = tensor([3.0, 1.0, 1.0, 3.0])
+    expected = (math.log1p(math.exp(-2.0)) + math.log1p(math.exp(2.0))) / 2
+    assert float(grouped_ranking_loss(scores, ranks, kinds)) == pytest.approx(expected)
+
+
 def test_the_ranking_loss_counts_a_prompt_once_however_many_answers_it_has() -> None:
     """With equal scores every pair costs log 2, and so does their mean."""
     for k in (2, 4, 9):

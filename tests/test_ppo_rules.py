@@ -233,6 +233,20 @@ def test_the_coefficient_is_adapted_after_each_round(tmp_path: Path) -> None:
     assert [each["ppo/kl_coefficient"] for each in rounds] == pytest.approx([0.1, 0.1 * 0.96])
 
 
+@pytest.mark.parametrize("changes", [{}, {"dtype": "bfloat16"}, {"lora": True}], ids=str)
+def test_to_measure_changes_nothing(changes: dict[str, Any], tmp_path: Path) -> None:
+    """What is measured is the average, which training does not go on from."""
+    found = []
+    for every in (1, 1000):
+        config = config_of(iterations=3, ema=0.9, validate_every=every, **changes)
+        trained, rounds = train(config, cast_of(config)[0], tmp_path / str(every), validation=("six",))
+        found.append(([{**each, "seconds": 0} for each in rounds], dict(trained.model.state_dict())))
+    (often, weights_of_often), (never, weights_of_never) = found
+    assert often == never
+    for name, each in weights_of_often.items():
+        assert torch.equal(each, weights_of_never[name])
+
+
 @pytest.mark.parametrize(
     ("changes", "who"),
     [

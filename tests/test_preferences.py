@@ -325,6 +325,31 @@ def test_a_run_that_was_cut_off_ends_as_one_left_alone(
     assert last_step(run) == 6
 
 
+def test_a_run_that_was_cut_off_before_its_last_measurement_has_it_too(policy_folder: Path, tmp_path: Path) -> None:
+    """TRL's state of the last step is there before what is measured after it."""
+    data, lines = examples(PAIRS, PAIRS[:2]), Log()
+    expected = train(dpo(), data, policy_folder, tmp_path / "alone", lines)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preferences._DPOTrainer, "evaluate", _cut_at_the_end(preferences._DPOTrainer.evaluate))
+        with pytest.raises(CutError):
+            train(dpo(), data, policy_folder, tmp_path / "run")
+    assert last_step(tmp_path / "run") == 6
+    again = Log()
+    resumed = train(dpo(), data, policy_folder, tmp_path / "run", again, resume=True)
+    assert_same_weights(resumed, expected)
+    assert resumed.metrics == expected.metrics
+    assert again.lines == lines.lines[-1:]
+
+
+def _cut_at_the_end(evaluate: Any) -> Any:
+    def cut(trainer: Any, *arguments: Any, **named: Any) -> Any:
+        if trainer.state.global_step == trainer.state.max_steps:
+            raise CutError
+        return evaluate(trainer, *arguments, **named)
+
+    return cut
+
+
 def half_written(state: Path, other: Path) -> None:
     """A state whose writing was cut off before the last file was whole."""
     shutil.copytree(state, other)

@@ -91,8 +91,19 @@ def test_everything_is_looked_at(policy: Path, judge: Path) -> None:
     assert "no prompts to train on" in refused([])
     assert "Too little memory" in refused(machine=replace(MACHINE, free_memory=1000))
     assert "disk is too full" in refused(machine=replace(MACHINE, free_disk=1000))
+    context = json.loads((judge / "config.json").read_text()) | {"max_position_embeddings": 70}
+    (judge / "config.json").write_text(json.dumps(context))
+    assert "the models read 70 tokens, and the shortest prompt has 20" in refused()  # and an answer 64
     rewritten(judge, lambda tokenizer: tokenizer["model"]["vocab"].update({"new": 268}))
     assert "other tokens" in refused()
+
+
+def test_a_reward_model_that_would_choose_nothing_is_refused(policy: Path, judge: Path) -> None:
+    asked: dict[str, Any] = {"policy": policy, "reward_model": judge, "machine": MACHINE}
+    config = SFTConfig(reward_model="judge", max_tokens=64)
+    lengths = [Length("a", 20, (3,))]
+    assert "raise --validation" in refusal(preflight, "sft", config, lengths, None, **asked)
+    assert preflight("sft", config, lengths, lengths, **asked) == []
 
 
 # Names and settings of runs

@@ -26,6 +26,7 @@ CROSSED = (("sft", "none"), ("reward", "full"), ("ppo", "full"))  # what goes on
 CUT = 3  # a step after which a state was written and another one was not
 
 Command = tuple[RunConfig, int | None]  # and the step after which it is cut off
+SICK_AT = 3  # the call of PPO's first round: after the answers that are shown, and those that are measured
 
 
 @pytest.fixture(scope="module")
@@ -58,16 +59,21 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         begin(home, by_two, CUT)
         commands += [(by_one, CUT), (by_two.model_copy(update={"resume": True}), None)]
         last.append(by_one.model_copy(update={"resume": True}))
-    start(home, commands)
+    sick = [
+        settings["ppo"].model_copy(update={"sharding": each, "output": f"sick-{each}"}) for each in ("none", "full")
+    ]
+    start(home, commands, sick)
     for config in last:
         train(home, config)
     return home
 
 
-def start(home: Path, commands: Sequence[Command]) -> None:
-    """Two ranks that run all commands; what they print goes into `out` and `err`."""
+def start(home: Path, commands: Sequence[Command], sick: Sequence[RunConfig]) -> None:
+    """Two ranks that run all commands, and those of which the second rank falls `sick`; what they print goes into `out`
+    and `err`."""
     file = home / "commands.json"
-    file.write_text(json.dumps([[typed(config), step] for config, step in commands]))
+    listed = [[typed(config), step, None] for config, step in commands]
+    file.write_text(json.dumps([*listed, *([typed(config), None, SICK_AT] for config in sick)]))
     torchrun = [str(Path(sys.executable).with_name("torchrun")), "--standalone", "--nproc-per-node", "2"]
     process = subprocess.Popen(
         [*torchrun, str(SCRIPT), str(file)],
@@ -127,6 +133,17 @@ def test_ranks_save_what_one_process_saves(home: Path, stage: str, how: str) -> 
     assert record(home, f"{stage}-{how}")["status"] == "succeeded"
 
 
+@pytest.mark.parametrize("sharding", ["none", "full"])
+def test_what_ends_the_work_of_one_rank_ends_that_of_all(home: Path, sharding: str) -> None:
+    """None waits for an answer that does not come: the run stops, and keeps what it had."""
+    facts = record(home, f"sick-{sharding}")
+    assert (facts["status"], facts["reason"]) == ("stopped", "The second rank's numbers are not finite.")
+    before = weights(home, "tiny")
+    assert all(
+        kept.numpy() == pytest.approx(before[name].numpy()) for name, kept in weights(home, f"sick-{sharding}").items()
+    )
+
+
 def test_a_model_that_was_shared_out_is_served_as_any_other(home: Path) -> None:
     policies = [load_policy(home / "models" / name, device="cpu").model for name in ("tiny", "sft-full")]
     assert policies[0].config.architectures == policies[1].config.architectures
@@ -139,6 +156,7 @@ def test_the_first_rank_speaks_for_all(home: Path) -> None:
         *(str(home / "models" / f"{stage}-{sharding}") for stage in STAGES for sharding in ("none", "full")),
         *(str(home / "models" / name) for name in ("adapters-full", "bfloat16")),
         *(str(home / "models" / f"{stage}-by-two") for stage in STAGES),
+        *(str(home / "models" / f"sick-{sharding}") for sharding in ("none", "full")),
     ]
     assert (home / "err").read_text().count("honed: There is a checkpoint sft-one already") == 1
 

@@ -16,17 +16,19 @@ import toy_runs
 from exchanged import put_in
 from filelock import FileLock
 from sqlalchemy import Engine, insert, select
-from toy_runs import CutError, begin, curve, make_home, record, train, weights
+from toy_runs import CutError, begin, curve, make_home, record, train, weights, write_rows
 from transformers import PreTrainedModel
 
 from honed.models.checkpoint import read_lineage
 from honed.models.sources import SourceError
 from honed.server.store.database import reading, writing
 from honed.server.store.exchange.files import read_rows
+from honed.server.store.exchange.records import text_prompt
 from honed.server.store.tables import Checkpoint, Erasure, Snapshot
 from honed.training import ending, loading, runs, sft
 from honed.training.configs import RunConfig, SFTConfig, Stage
 from honed.training.distributed import Ranks
+from honed.training.encoding import Encoder
 from honed.training.failures import TrainingError
 from honed.training.run import Run
 from honed.training.runs import run
@@ -78,6 +80,57 @@ def test_what_can_be_known_before_is_refused_before(home: Path, stage: str, chan
         train(home, getattr(toy_runs, stage)(home, **changes))
     assert folders(home) == before
     assert [each.name for each in (home / "runs").iterdir()] == ["taken"]
+
+
+def test_what_is_measured_of_adapters_is_the_model_that_is_saved(home: Path) -> None:
+    """In bfloat16, where folding them in rounds some of what they learned away."""
+    others = ("red", "green", "blue")
+    data = str(write_rows(home / "others.jsonl", ({"prompt": word, "completion": word[::-1]} for word in others)))
+    config = toy_runs.sft(home, lora=True, dtype="bfloat16", learning_rate=1e-2, tokens_per_pass=10_000, output="whole")
+    train(home, config.model_copy(update={"validation": 0.1, "validation_data": data}))
+    loaded = loading.load_model(home / "models" / "whole", torch.bfloat16, torch.device("cpu"))
+    encoder = Encoder(loaded.tokenizer, 64, 64)
+    trees = [tree for word in others if (tree := encoder.tree(text_prompt(word), [word[::-1]])) is not None]
+    with torch.no_grad():
+        loss, _ = sft.objective(loaded, loaded.model.device).loss(trees, sum(tree.num_answer_tokens for tree in trees))
+    lineage = read_lineage(home / "models" / "whole")
+    assert lineage is not None
+    assert lineage.metrics == {"validation/loss": pytest.approx(float(loss), rel=1e-6)}
+    unfolded, folded = (line["validation/loss"] for line in curve(home, "whole")[-2:])
+    assert folded == lineage.metrics["validation/loss"] != unfolded
+
+
+def test_a_checkpoint_that_another_process_made_meanwhile_is_left_alone(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While this one read its data the other, which held the folder, came to its end."""
+    config = toy_runs.sft(home, output="twice")
+    begin(home, config, 3)
+    again = config.model_copy(update={"resume": True})
+    prepare = runs.prepare
+
+    def slowly(*arguments: Any) -> Any:
+        prepared = prepare(*arguments)
+        monkeypatch.setattr(runs, "prepare", prepare)
+        train(home, again)
+        return prepared
+
+    monkeypatch.setattr(runs, "prepare", slowly)
+    with pytest.raises(TrainingError, match="There is a checkpoint twice already"):
+        train(home, again)
+    assert record(home, "twice")["status"] == "succeeded"
+    assert [line["step"] for line in curve(home, "twice")] == [0, 1, 2, 3, 3, 4, 5, 6, 6]
+
+
+def test_numbers_that_cannot_be_gone_on_from_end_the_run_with_their_reason(home: Path) -> None:
+    config = toy_runs.sft(home, output="damaged")
+    begin(home, config, 3)
+    metrics = home / "runs" / "damaged" / "metrics.jsonl"
+    metrics.write_text("{\n" + metrics.read_text())
+    with pytest.raises(ValueError, match="line 1, is damaged"):
+        train(home, config.model_copy(update={"resume": True}))
+    facts = record(home, "damaged")
+    assert (facts["status"], "line 1, is damaged" in facts["reason"]) == ("failed", True)
 
 
 @pytest.mark.usefixtures("no_weights")

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from honed.models.checkpoint import weight_files
 from honed.training.configs import CONFIGS, PPOConfig, RewardConfig, RunConfig, SFTConfig
+from honed.training.generation import Generator
+from honed.training.learner import DivergedError
 from honed.training.reports.tracking import Tracker, read_metrics
 from honed.training.runs import Result, run
 
@@ -120,6 +122,25 @@ def cut_after(step: int | None) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Tracker, "log", cut_off)
+        yield
+
+
+@contextmanager
+def sick_at(call: int | None) -> Iterator[None]:
+    """In the block this process cannot answer when it is asked for the `call`th time, counted from 1."""
+    calls = 0
+    answer = Generator.answer
+
+    def answer_or_not(generator: Generator, *arguments: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        answers = answer(generator, *arguments, **named)
+        if calls == call:
+            raise DivergedError("The second rank's numbers are not finite.")
+        return answers
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Generator, "answer", answer_or_not)
         yield
 
 

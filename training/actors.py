@@ -26,6 +26,7 @@ from honed.training.loading import Loaded, learner_of, load_model, load_scalar
 from honed.training.objectives import token_entropy, token_logprobs
 from honed.training.pretraining import Pretraining, load_pretraining
 from honed.training.run import Run
+from honed.training.sharding import is_sharded
 from honed.training.trees import Packed, Tree, pack, plan
 from honed.training.weights import fold
 
@@ -51,30 +52,32 @@ class Cast:
 def assemble(run: Run[PPOConfig], reward_folder: Path) -> Cast:
     """Loads everybody. Raises TrainingError and PolicyError."""
     config, ranks, device = run.config, run.ranks, run.ranks.device
-    policy = load_model(run.parent, torch.float32, device)
-    pretraining = load_pretraining(Path(config.pretraining), policy.tokenizer) if config.pretraining else None
-    critic = load_scalar(reward_folder, torch.float32, device)
+    policy = load_model(run.parent, torch.float32, run.loads_on)
     learner = learner_of(policy.model, config, ranks, run.dtype, learning_rate=config.learning_rate, eps=EPSILON)
+    critic = load_scalar(reward_folder, torch.float32, run.loads_on)
+    critic_learner = learner_of(
+        critic, config, ranks, run.dtype, learning_rate=config.value_learning_rate, eps=EPSILON
+    )  # fmt: skip
+    pretraining = load_pretraining(Path(config.pretraining), policy.tokenizer) if config.pretraining else None
     return Cast(
         policy=policy,
         reference=None if config.lora else load_model(run.parent, run.dtype, device),
         reward_model=load_scalar(reward_folder, run.dtype, device),
         critic=critic,
         learner=learner,
-        critic_learner=learner_of(
-            critic, config, ranks, run.dtype, learning_rate=config.value_learning_rate, eps=EPSILON
-        ),
+        critic_learner=critic_learner,
         generator=generator_of(policy, run),
         pretraining=pretraining,
     )
 
 
-def folded(run: Run[PPOConfig], cast: Cast) -> Cast:
-    """The cast with the policy's adapters folded in, as it will be saved; the reference is loaded then."""
-    if cast.reference is not None:
+def folded(run: Run[PPOConfig], cast: Cast, *, measures: bool) -> Cast:
+    """The cast with the policy's adapters folded in, as it will be saved. The reference, which was the policy without
+    them, is loaded then where it `measures` what is left."""
+    if cast.reference is not None or is_sharded(cast.policy.model):
         return cast
     fold(run, cast.policy.model)
-    return replace(cast, reference=load_model(run.parent, run.dtype, run.ranks.device))
+    return replace(cast, reference=load_model(run.parent, run.dtype, run.ranks.device) if measures else None)
 
 
 def answer(
@@ -82,11 +85,13 @@ def answer(
 ) -> tuple[list[Tree], list[list[bool]]]:
     """`samples` answers to each prompt as a tree, and of each whether it ended; the ranks share the prompts."""
     own = run.ranks.share(range(len(asked)))
-    answers = cast.generator.answer(
-        [asked[i] for i in own for _ in range(samples)],
-        [drawn(run.config.seed, *where, i, sample) for i in own for sample in range(samples)],
-        max_new_tokens=run.config.max_new_tokens,
-        temperature=run.config.temperature,
+    answers = run.ranks.together(
+        lambda: cast.generator.answer(
+            [asked[i] for i in own for _ in range(samples)],
+            [drawn(run.config.seed, *where, i, sample) for i in own for sample in range(samples)],
+            max_new_tokens=run.config.max_new_tokens,
+            temperature=run.config.temperature,
+        )
     )
     by_prompt = [answers[start : start + samples] for start in range(0, len(answers), samples)]
     gathered = run.ranks.gather(by_prompt)
@@ -118,7 +123,12 @@ def _judged(cast: Cast, each: Pass, run: Run[PPOConfig]) -> Judgement:
 
 
 def measure(run: Run[PPOConfig], cast: Cast, held_out: Sequence[tuple[int, ...]]) -> dict[str, float]:
-    """The policy on held-out prompts, always with the same seeds; nothing where there are none."""
+    """The policy on held-out prompts, always with the same seeds, and on held-out pretraining texts; nothing of what
+    there is none of."""
+    return _on_prompts(run, cast, held_out) | _language_loss(run, cast)
+
+
+def _on_prompts(run: Run[PPOConfig], cast: Cast, held_out: Sequence[tuple[int, ...]]) -> dict[str, float]:
     if not held_out:
         return {}
     trees, ended = answer(run, cast, held_out, HELD_OUT_SAMPLES, ("held out",))
@@ -127,14 +137,13 @@ def measure(run: Run[PPOConfig], cast: Cast, held_out: Sequence[tuple[int, ...]]
     scores = torch.cat([each.scores for each in judged])
     kl = torch.cat([each.logprobs - each.reference for each in judged])
     lengths = [length for each in passes for length in each.lengths]
-    measured = {
+    return {
         "validation/score": float(scores.mean()),
         "validation/score_std": float(scores.std(correction=0)),
         "validation/kl": float(kl.sum()) / len(lengths),
         "validation/length": sum(lengths) / len(lengths),
         "validation/ended": sum(end for each in passes for end in each.ended) / len(lengths),
     }
-    return measured | _language_loss(run, cast)
 
 
 @torch.no_grad()

@@ -166,6 +166,17 @@ class PPOConfig(RunConfig):
             raise ValueError(f"batch_size: a multiple of samples_per_prompt times minibatches, {least}")
         return self
 
+    @model_validator(mode="after")
+    def _check_target(self) -> PPOConfig:
+        """The coefficient is multiplied, by at least 1 - batch_size / (5 * kl_horizon)."""
+        if self.kl_target is None:
+            return self
+        if self.kl_coefficient == 0:
+            raise ValueError("kl_coefficient: above 0, for what is multiplied to reach kl_target")
+        if self.batch_size >= 5 * self.kl_horizon:
+            raise ValueError(f"kl_horizon: more than a fifth of batch_size, {self.batch_size / 5:g}")
+        return self
+
 
 class DPOConfig(RunConfig):
     """Direct preference optimisation on comparisons and rankings (arXiv:2305.18290), by TRL."""

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from honed.models.policy import choose_device
-from honed.training.failures import SAID_BY_FIRST
+from honed.training.failures import SAID_BY_FIRST, TrainingError
 
 T = TypeVar("T")
 
@@ -91,6 +91,19 @@ class Ranks:
                 told[1].add_note(SAID_BY_FIRST)
             raise told[1]
         return cast(T, told[0])
+
+    def together(self, make: Callable[[], T]) -> T:
+        """What `make` gives on this rank. A TrainingError of one is raised on all, which would wait for it else."""
+        if self.size == 1:
+            return make()
+        made, failures = None, []
+        try:
+            made = make()
+        except TrainingError as error:
+            failures.append(error)
+        if failures := self.gather(failures):
+            raise failures[0]
+        return cast(T, made)
 
     def barrier(self) -> None:
         if self.size > 1:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from sqlalchemy import Engine
@@ -30,9 +30,7 @@ from honed.training.planning.prepare import Prepared, erased_of, read_started
 from honed.training.reports.findings import RUN_FILE
 from honed.training.reports.report import REPORT_FILE, write_report
 from honed.training.run import Trained
-from honed.training.states import drop_states
-
-TRAINER_FOLDER: Final = "trainer"  # where TRL keeps its states
+from honed.training.states import TRAINER_FOLDER, drop_states
 
 
 def keep(prepared: Prepared, trained: Trained, engine: Engine | None) -> None:

@@ -44,9 +44,10 @@ def fit(
     objective: Objective[Item],
     measure: Callable[[int], Metrics],
     extra: State,
-) -> None:
-    """Trains, from the newest state where the run is resumed. `measure` is called after each epoch, from 1, and before
-    the first one with 0; what it returns is logged. `extra` is written and read with the states.
+) -> int:
+    """Trains, from the newest state where the run is resumed; how many steps the whole run has. `measure` is called
+    after each epoch, from 1, and before the first one with 0; what it returns is logged. `extra` is written and read
+    with the states.
     """
     config = run.config
     per_epoch = -(-len(items) // config.batch_size)
@@ -73,6 +74,7 @@ def fit(
             run.tracker.log(step + 1, measure(epoch + 1))
         if (step + 1) % config.save_every == 0 and step + 1 < steps:
             save_state(run.folder, step + 1, state, run.ranks)
+    return steps
 
 
 def _accumulate(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import combinations
 
 from honed.server.store.exchange.records import Demonstration, Message, Ranking, Record
 from honed.training.data.datasets import Example
@@ -19,6 +20,17 @@ class Group:
     ranks: tuple[int, ...]
     sources: tuple[str | None, ...]
     labeler: str | None
+
+    @property
+    def kinds(self) -> tuple[int, ...]:
+        """Of each answer the first that has its tokens: no model can tell the two apart."""
+        return tuple(map(self.tree.answers.index, self.tree.answers))
+
+    @property
+    def is_telling(self) -> bool:
+        """Whether there is a pair to learn from."""
+        pairs = combinations(zip(self.ranks, self.kinds, strict=True), 2)
+        return any(one[0] != other[0] and one[1] != other[1] for one, other in pairs)
 
 
 def demonstrations(examples: Iterable[Example], encoder: Encoder) -> list[Tree]:

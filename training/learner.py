@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -107,6 +108,17 @@ class Learner:
         for name, parameter in self._trained.items():
             if weights[name] is not parameter:
                 parameter.copy_(weights[name])
+
+    @contextmanager
+    def showing(self, weights: dict[str, Tensor]) -> Iterator[None]:
+        """The model computes with `weights` for the block, and with the masters again afterwards."""
+        # A parameter that is its own master is overwritten meanwhile.
+        kept = {name: each.detach().clone() for name, each in self._trained.items() if self.masters[name] is each}
+        self.publish(weights)
+        try:
+            yield
+        finally:
+            self.publish(self.masters | kept)
 
     def state(self) -> State:
         """The masters and AdamW's moments: the tensors themselves, to be written or to be read into."""

@@ -18,7 +18,7 @@ from honed.training.distributed import Ranks
 from honed.training.failures import TrainingError
 from honed.training.forward import check_packing
 from honed.training.learner import Learner, OptimizerConfig
-from honed.training.sharding import shard
+from honed.training.sharding import shard, shares_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ def learner_of(
     """Makes a module with float32 weights ready to be trained, as the settings want it."""
     if config.lora:
         add_adapters(module, rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed)
-    if config.sharding == "full" and ranks.size > 1:
+    if shares_out(config, ranks):
         shard(module, ranks, dtype)
     optimizer = OptimizerConfig(
         learning_rate=learning_rate,

@@ -98,30 +98,36 @@ def adapted_coefficient(coefficient: float, kl: float, target: float, episodes: 
     return coefficient * (1.0 + error * episodes / horizon)
 
 
-def ranked_pairs(ranks: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices (P,) of the winner and the loser of each pair of answers whose ranks (K,) differ; 1 is the best rank."""
-    winners, losers = torch.nonzero(ranks[:, None] < ranks[None, :], as_tuple=True)
+def ranked_pairs(ranks: Tensor, kinds: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Indices (P,) of the winner and the loser of each pair of answers whose ranks (K,) differ; 1 is the best rank.
+
+    Answers of one kind (K,), which have the same tokens, are no pair.
+    """
+    is_pair = ranks[:, None] < ranks[None, :]
+    if kinds is not None:
+        is_pair &= kinds[:, None] != kinds[None, :]
+    winners, losers = torch.nonzero(is_pair, as_tuple=True)
     return winners, losers
 
 
-def rank_margins(ranks: Tensor) -> Tensor:
+def rank_margins(ranks: Tensor, kinds: Tensor | None = None) -> Tensor:
     """(P,), in the order of `ranked_pairs`: the places between winner and loser, as a share of all places."""
     places: Tensor = torch.unique(ranks, return_inverse=True)[1]
-    winners, losers = ranked_pairs(ranks)
+    winners, losers = ranked_pairs(ranks, kinds)
     return (places[losers] - places[winners]) / max(int(places.max()), 1)
 
 
-def grouped_ranking_loss(scores: Tensor, ranks: Tensor, *, margin: bool = False) -> Tensor:
+def grouped_ranking_loss(scores: Tensor, ranks: Tensor, kinds: Tensor | None = None, *, margin: bool = False) -> Tensor:
     """-log sigmoid(r_w - r_l), the mean over all pairs of one prompt's answers that are not tied.
 
-    `scores`, `ranks`: (K,). All C(K, 2) pairs are one element of a batch (Ouyang et al. 2022, equation 1): as pairs of
-    their own, an answer would be seen K - 1 times an epoch and be learned by heart. `margin` is taken from the
-    difference first, as in Llama 2 (arXiv:2307.09288, equation 2).
+    `scores`, `ranks`, `kinds`: (K,), with one pair at least. All C(K, 2) pairs are one element of a batch (Ouyang et
+    al. 2022, equation 1): as pairs of their own, an answer would be seen K - 1 times an epoch and be learned by heart.
+    `margin` is taken from the difference first, as in Llama 2 (arXiv:2307.09288, equation 2).
     """
-    winners, losers = ranked_pairs(ranks)
+    winners, losers = ranked_pairs(ranks, kinds)
     difference = scores[winners] - scores[losers]
     if margin:
-        difference = difference - rank_margins(ranks)
+        difference = difference - rank_margins(ranks, kinds)
     losses: Tensor = F.softplus(-difference)
     return losses.mean()
 

@@ -86,7 +86,9 @@ def optimise(run: Run[PPOConfig], cast: Cast) -> Trained:
         showcase.before()
         run.tracker.log(0, measure(run, cast, held_out))
     stopped = None
+    measured: Sums = {}
     for iteration in range(run.start_step, config.iterations):
+        is_last = iteration + 1 == config.iterations
         try:
             numbers, tokens = _round(run, cast, asked, iteration, float(coefficient))
         except DivergedError as error:
@@ -103,16 +105,21 @@ def optimise(run: Run[PPOConfig], cast: Cast) -> Trained:
                 float(coefficient), numbers["ppo/kl"], config.kl_target, config.batch_size, config.kl_horizon
             )
             coefficient.fill_(adapted)
-        if (iteration + 1) % config.validate_every == 0 and iteration + 1 < config.iterations:
-            cast.learner.publish(average.weights)  # what would be kept
-            run.tracker.log(iteration + 1, measure(run, cast, held_out))
-            cast.learner.publish(cast.learner.masters)
-        if (iteration + 1) % config.save_every == 0 and iteration + 1 < config.iterations:
+        if (iteration + 1) % config.validate_every == 0 or is_last:
+            try:
+                with cast.learner.showing(average.weights):  # what would be kept
+                    measured = measure(run, cast, held_out)
+            except DivergedError as error:
+                stopped = str(error)
+                break
+            run.tracker.log(iteration + 1, measured)
+        if (iteration + 1) % config.save_every == 0 and not is_last:
             save_state(run.folder, iteration + 1, state, run.ranks)
     cast.learner.publish(good if stopped else average.weights)
-    cast = folded(run, cast)
-    measured = measure(run, cast, held_out)
-    run.tracker.log(iteration + 1, measured)
+    if stopped or config.lora:  # else the last round measured just these
+        cast = folded(run, cast, measures=bool(held_out))
+        measured = measure(run, cast, held_out)
+        run.tracker.log(iteration + 1, measured)
     return Trained(
         cast.policy.model,
         whole_state(cast.policy.model),

@@ -40,10 +40,10 @@ from honed.training.failures import TrainingError
 from honed.training.planning.preference_checks import share_of
 from honed.training.preference_rows import Row, balanced_weights, padded_tokens, rows_of, with_other_answers
 from honed.training.run import TOKENS_PER_PASS, Trained
+from honed.training.states import TRAINER_FOLDER
 
 Log: TypeAlias = Callable[[int, int, Mapping[str, float]], None]
 
-STATES_FOLDER: Final = "trainer"  # in the run's folder
 _NAMES: Final = {
     "loss": "train/loss",
     "rewards/accuracies": "train/accuracy",
@@ -75,7 +75,7 @@ def train_preferences(
         train, validation = (rows_of(config, dataset.of(split), policy.tokenizer, limit) for split in _SPLITS)
         size, accumulation = _passes(config, [*train, *validation], device)
         settings = _settings(config, device, size, accumulation) | {
-            "output_dir": str(run_folder / STATES_FOLDER),
+            "output_dir": str(run_folder / TRAINER_FOLDER),
             "eval_strategy": "epoch" if validation else "no",
             "max_length": limit,  # of KTO's mixed pairs: all else is cut to it already
         }
@@ -85,13 +85,15 @@ def train_preferences(
         trainer = _trainer(config, policy, policy_folder, settings, tables, _Reporter(log))
         state = _state_to_go_on_from(run_folder, resume=resume)
         trainer.train(resume_from_checkpoint=None if state is None else str(state))
+        if validation and not _is_measured(trainer.state):
+            trainer.evaluate()
         model = _clean_copy(trainer, policy_folder)
     return Trained(model, None, policy.tokenizer, _last_metrics(trainer.state))
 
 
 def last_step(run_folder: Path) -> int:
     """The step of the state that a run with `resume` would go on from; 0 where it would begin anew."""
-    return max(map(_step, _whole_states(run_folder / STATES_FOLDER)), default=0)
+    return max(map(_step, _whole_states(run_folder / TRAINER_FOLDER)), default=0)
 
 
 def _passes(config: DPOConfig | KTOConfig, rows: list[Row], device: torch.device) -> tuple[int, int]:
@@ -186,6 +188,11 @@ def _named(logs: Mapping[str, float]) -> dict[str, float]:
     return {name: float(logs[theirs]) for theirs, name in _NAMES.items() if theirs in logs}
 
 
+def _is_measured(state: TrainerState) -> bool:
+    """Whether the last weights were: a run that goes on from the state of its last step has no epoch to end."""
+    return any("eval_loss" in logs and logs["step"] == state.global_step for logs in state.log_history)
+
+
 def _last_metrics(state: TrainerState) -> dict[str, float]:
     return {name: value for logs in state.log_history for name, value in _named(logs).items()}
 
@@ -268,7 +275,7 @@ def _clean_copy(trainer: Any, folder: Path) -> PreTrainedModel:
 
 def _state_to_go_on_from(run_folder: Path, *, resume: bool) -> Path | None:
     """The last whole state. What else is there is removed: a later state of the same number must not mix with it."""
-    folder = run_folder / STATES_FOLDER
+    folder = run_folder / TRAINER_FOLDER
     whole = _whole_states(folder) if resume else []
     if int(os.environ.get("RANK", "0")) == 0:
         for other in set(folder.glob("*")) - set(whole):

@@ -18,6 +18,7 @@ from honed.models.scalar_head import ScalarModel
 from honed.training.accuracy import Scored, evaluate
 from honed.training.configs import RewardConfig
 from honed.training.encoding import Encoder
+from honed.training.failures import TrainingError
 from honed.training.fitting import Metrics, Objective, fit
 from honed.training.forward import scalar_numbers
 from honed.training.groups import Group, demonstrations, groups
@@ -36,9 +37,14 @@ def train_reward(run: Run[RewardConfig]) -> Trained:
     config = run.config
     tokenizer = load_tokenizer(run.parent)
     encoder = Encoder(tokenizer, config.max_tokens, config.answer_tokens)
-    train = groups(run.dataset.of("train"), encoder)
+    train = [group for group in groups(run.dataset.of("train"), encoder) if group.is_telling]
+    if not train:
+        raise TrainingError(
+            f"No ranking has two answers that differ in their first {config.answer_tokens} tokens: raise "
+            "--answer-tokens."
+        )
     held_out = groups(run.dataset.of("validation"), encoder)
-    model = load_scalar(run.parent, torch.float32, run.ranks.device, config.seed)
+    model = load_scalar(run.parent, torch.float32, run.loads_on, config.seed)
     learner = learner_of(model, config, run.ranks, run.dtype, learning_rate=config.learning_rate)
 
     def measure(_epoch: int) -> Metrics:
@@ -60,9 +66,9 @@ def objective(model: ScalarModel, *, margin: bool) -> Objective[Group]:
         packed = pack([group.tree for group in some], model.device)
         # On the CPU: for a handful of numbers a GPU takes longer, and each pair is looked for there.
         scores = scalar_numbers(model, packed, packed.ends).cpu().split([len(group.ranks) for group in some])
-        ranks = [torch.tensor(group.ranks) for group in some]
-        losses = [grouped_ranking_loss(*each, margin=margin) for each in zip(scores, ranks, strict=True)]
-        right = [_share_right(*each) for each in zip(scores, ranks, strict=True)]
+        judged = [(torch.tensor(group.ranks), torch.tensor(group.kinds)) for group in some]
+        losses = [grouped_ranking_loss(each, *own, margin=margin) for each, own in zip(scores, judged, strict=True)]
+        right = [_share_right(each, *own) for each, own in zip(scores, judged, strict=True)]
         return torch.stack(losses).sum() / count, {"train/accuracy": sum(right)}
 
     return Objective(tokens=lambda group: group.tree.num_tokens, weight=lambda _: 1.0, loss=loss)
@@ -89,6 +95,6 @@ def set_scale(run: Run[RewardConfig], model: ScalarModel, encoder: Encoder, trai
     return {"zero": "demonstrations" if shown else "best answers", "mean": mean, "std": std}
 
 
-def _share_right(scores: Tensor, ranks: Tensor) -> float:
-    winners, losers = ranked_pairs(ranks)
+def _share_right(scores: Tensor, ranks: Tensor, kinds: Tensor) -> float:
+    winners, losers = ranked_pairs(ranks, kinds)
     return float((scores[winners] > scores[losers]).float().mean())

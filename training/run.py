@@ -17,6 +17,7 @@ from honed.training.data.datasets import Dataset
 from honed.training.distributed import Ranks
 from honed.training.evaluation.config import EvaluationConfig
 from honed.training.reports.tracking import Tracker
+from honed.training.sharding import shares_out
 
 Config = TypeVar("Config", bound=RunConfig)
 
@@ -45,6 +46,12 @@ class Run(Generic[Config]):
     def dtype(self) -> torch.dtype:
         """What is computed in. Raises PolicyError."""
         return compute_dtype(self.config, self.ranks.device)
+
+    @property
+    def loads_on(self) -> torch.device:
+        """Where a model to be trained is loaded: in the host's memory where it is shared out then, since no device need
+        have room for the whole of it."""
+        return torch.device("cpu") if shares_out(self.config, self.ranks) else self.ranks.device
 
     @property
     def tokens_per_pass(self) -> int:

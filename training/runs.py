@@ -32,6 +32,7 @@ from honed.training.planning.prepare import (
     prepare,
     read_started,
     require_made_by,
+    require_place,
     stage_of_config,
 )
 from honed.training.reports.findings import RUN_FILE
@@ -68,6 +69,7 @@ def run(config: RunConfig, *, home: Path, engine: Engine | None, show: bool) -> 
         else:
             prepared = ranks.first(lambda: prepare(config, home, engine))
             with _held(run_folder, ranks):
+                ranks.first(lambda: require_place(config, home))  # once more: another process may have had the folder
                 _train(prepared, ranks, engine, show=show)
     return Result(name, checkpoint, run_folder, summary_lines(run_folder) if ranks.is_first else [])
 
@@ -137,8 +139,7 @@ def _train(prepared: Prepared, ranks: Ranks, engine: Engine | None, *, show: boo
     start = ranks.first(lambda: _start_step(prepared))
     record = Record(prepared, ranks)
     record.begin()
-    tracker = _tracker(prepared, ranks, start, show=show)
-    with tracker, record.ended():
+    with record.ended(), _tracker(prepared, ranks, start, show=show) as tracker:
         for note in prepared.notes:
             tracker.note(note)
         trained = _trained(

@@ -25,6 +25,7 @@ from honed.training.groups import demonstrations, prompts
 from honed.training.learner import Best
 from honed.training.loading import Loaded, learner_of, load_model, load_scalar
 from honed.training.objectives import token_logprobs
+from honed.training.planning.estimates import read_shape
 from honed.training.run import Run, Trained
 from honed.training.scoring import normalised, score_trees
 from honed.training.showcase import Showcase
@@ -38,14 +39,15 @@ SCORED: Final = 64  # prompts
 def train_sft(run: Run[SFTConfig], reward_folder: Path | None) -> Trained:
     """Raises TrainingError, PolicyError, and OSError as the disk gives it."""
     config = run.config
-    loaded = load_model(run.parent, torch.float32, run.ranks.device)
+    loaded = load_model(run.parent, torch.float32, run.loads_on)
     reward_model = load_scalar(reward_folder, run.dtype, run.ranks.device) if reward_folder else None
     encoder = Encoder(loaded.tokenizer, config.max_tokens, config.max_tokens)
     held_out = run.dataset.of("validation")
     trees = demonstrations(run.dataset.of("train"), encoder)
     unseen = demonstrations(held_out, encoder)
-    answer_tokens = min(ANSWER_TOKENS, config.max_tokens // 2)
-    asked = prompts(held_out, encoder, answer_tokens)[:SCORED]
+    room = min(config.max_tokens, read_shape(reward_folder).context_length) if reward_folder else config.max_tokens
+    answer_tokens = min(ANSWER_TOKENS, room // 2)
+    asked = prompts(held_out, Encoder(loaded.tokenizer, room, room), answer_tokens)[:SCORED]
     hooks = dropout.add(loaded.model, config.dropout)
     learner = learner_of(loaded.model, config, run.ranks, run.dtype, learning_rate=config.learning_rate)
     generator = generator_of(loaded, run)
@@ -54,32 +56,41 @@ def train_sft(run: Run[SFTConfig], reward_folder: Path | None) -> Trained:
         held_out,
         loaded,
         generator,
-        max_tokens=config.max_tokens,
+        max_tokens=room,
         answer_tokens=answer_tokens,
         ranks=run.ranks,
         reward_model=reward_model,
     )
     best = Best(learner.masters)
 
-    def measure(epoch: int) -> Metrics:
-        measured = {}
+    def measured() -> dict[str, float]:
+        found = {}
         with dropout.off(hooks):
             if unseen:
-                measured["validation/loss"] = validation_loss(run, loaded, unseen)
+                found["validation/loss"] = validation_loss(run, loaded, unseen)
             if reward_model is not None and asked:
-                measured["validation/score"] = _mean_score(run, generator, reward_model, asked, answer_tokens)
-            if epoch == 0:
-                showcase.before()
-        if epoch:
-            best.offer(learner.masters, measured.get("validation/score", -measured.get("validation/loss", 0.0)))
-        return measured
+                found["validation/score"] = _mean_score(run, generator, reward_model, asked, answer_tokens)
+        return found
 
-    fit(run, learner, trees, objective(loaded, run.ranks.device), measure, best.state())
+    def measure(epoch: int) -> Metrics:
+        found = measured()
+        if epoch:
+            best.offer(learner.masters, found.get("validation/score", -found.get("validation/loss", 0.0)))
+        else:
+            with dropout.off(hooks):
+                showcase.before()
+        return found
+
+    steps = fit(run, learner, trees, objective(loaded, run.ranks.device), measure, best.state())
     learner.publish(best.weights)
-    fold(run, loaded.model)
+    summary = _summary(best, is_measured=bool(unseen), by_score=bool(reward_model and asked))
+    if config.lora:
+        fold(run, loaded.model)
+        folded = measured()
+        run.tracker.log(steps, folded)
+        summary = {name: folded[name] for name in summary}
     with dropout.off(hooks):
         samples = showcase.after()
-    summary = _summary(best, is_measured=bool(unseen), by_score=bool(reward_model and asked))
     return Trained(loaded.model, whole_state(loaded.model), loaded.tokenizer, summary, samples=samples)
 
 
@@ -114,7 +125,8 @@ def _mean_score(
     answer_tokens: int,
 ) -> float:
     """The mean reward of greedy answers, which the ranks share."""
-    answers = run.ranks.gather(greedy(generator, run.ranks.share(asked), answer_tokens))
+    own = run.ranks.share(asked)
+    answers = run.ranks.gather(run.ranks.together(lambda: greedy(generator, own, answer_tokens)))
     trees = [Tree(prompt, (answer.ids,)) for prompt, answer in zip(asked, answers, strict=True)]
     scores = normalised(reward_model, score_trees(reward_model, trees, run.tokens_per_pass, run.ranks))
     return sum(numbers[0] for numbers in scores) / len(scores)

@@ -14,11 +14,13 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from honed.models.scalar_head import ScalarModel
+from honed.training.configs import RunConfig
 from honed.training.distributed import Ranks
 
 
 def shard(module: nn.Module, ranks: Ranks, dtype: torch.dtype) -> None:
-    """Shares `module`, whose weights are float32, out over the ranks, in place."""
+    """Shares `module`, whose weights are float32, out over the ranks, in place: block after block is moved to the
+    rank's device, of which this rank's share stays there."""
     mesh = init_device_mesh(ranks.device.type, (ranks.size,))
 
     def share_out(part: nn.Module, number: torch.dtype) -> None:
@@ -35,6 +37,11 @@ def shard(module: nn.Module, ranks: Ranks, dtype: torch.dtype) -> None:
         if isinstance(part, FSDPModule):
             part.set_gradient_divide_factor(1.0)
             part.set_force_sum_reduction_for_comms(True)  # else it multiplies on the way, which gloo cannot
+
+
+def shares_out(config: RunConfig, ranks: Ranks) -> bool:
+    """Whether models that are trained are to be shared out."""
+    return config.sharding == "full" and ranks.size > 1
 
 
 def is_sharded(module: nn.Module) -> bool:

@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from honed.training.distributed import Ranks
 from honed.training.learner import State
 
+TRAINER_FOLDER = "trainer"  # where TRL keeps its states, in a run's folder
 _NAME = re.compile(r"state-(\d+)")
 KEPT = 1  # the newest; another is there only while one is written
 

@@ -82,6 +82,13 @@ def read_shape(folder: Path) -> Shape:
         raise TrainingError(f"The model in {folder} cannot be read: fetch it again. ({error!r})") from error
 
 
+def context_length(config: RunConfig, policy: Shape, reward: Shape | None) -> int:
+    """Tokens that every model reads which a run's prompts and answers go through."""
+    if isinstance(config, PPOConfig) and reward is not None:
+        return min(policy.context_length, reward.context_length)
+    return policy.context_length
+
+
 def work(config: RunConfig, lengths: Sequence[Length], policy: Shape, reward: Shape | None = None) -> Work:
     """What training on `lengths` takes, cut as they will be. Arithmetic: 2 N a token forwards and 4 N backwards
     (Kaplan et al. 2020, arXiv:2001.08361, section 2.1), of which adapters save half of the latter."""
@@ -136,8 +143,9 @@ def memory(
     weight_bytes = _weight_bytes(config, number_bytes)
     shared = {"policy": _trained_bytes(config, policy, weight_bytes)}
     whole = {}
-    if isinstance(config, PPOConfig | DPOConfig | KTOConfig) and not config.lora:
-        whole["reference"] = policy.parameters * weight_bytes  # with adapters, the policy without them
+    if isinstance(config, PPOConfig) or (isinstance(config, DPOConfig | KTOConfig) and not config.lora):
+        # With adapters it is the policy without them; PPO loads one at its end, when they are folded in.
+        whole["reference"] = policy.parameters * weight_bytes
     if isinstance(config, PPOConfig):
         shared["value network"] = _trained_bytes(config, reward or policy, number_bytes)
     if copies := _copies(config):

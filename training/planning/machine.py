@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import torch
 
-from honed.models.policy import choose_device, choose_dtype
+from honed.models.policy import choose_device
 from honed.training.configs import RunConfig
-from honed.training.run import TOKENS_PER_PASS
+from honed.training.run import TOKENS_PER_PASS, compute_dtype
 
 PROBE_S = 1.0
 
@@ -39,7 +39,7 @@ def this_machine(config: RunConfig, home: Path) -> Machine:
     device = choose_device(config.device)
     return Machine(
         device=str(device),
-        number_bytes=choose_dtype(config.dtype, device).itemsize,
+        number_bytes=compute_dtype(config, device).itemsize,
         tokens_per_pass=config.tokens_per_pass or TOKENS_PER_PASS[device.type],
         free_memory=free_memory(device),
         free_disk=shutil.disk_usage(_existing(home)).free,
@@ -51,7 +51,7 @@ def matmul_speed(config: RunConfig, *, rows: int, width: int, inner: int, limit_
     """Operations a second of (rows, width) @ (width, inner) in the numbers and on the device of the settings; a product
     and its addition are two. Multiplies for `limit_s`, at least twice."""
     device = choose_device(config.device)
-    dtype = choose_dtype(config.dtype, device)
+    dtype = compute_dtype(config, device)
     left = torch.randn(rows, width, device=device).to(dtype)
     right = torch.randn(width, inner, device=device).to(dtype)
     _timed(left, right, 1, device)  # the first has libraries to load

@@ -15,7 +15,7 @@ from honed.models.sources import pull
 from honed.training.configs import DPOConfig, KTOConfig, PPOConfig, RunConfig, SFTConfig, Stage
 from honed.training.data.datasets import Dataset
 from honed.training.planning.architectures import require_known
-from honed.training.planning.estimates import Shape, Work, read_shape, work
+from honed.training.planning.estimates import Shape, Work, context_length, read_shape, work
 from honed.training.planning.lengths import Limits, fit, limits, measured
 from honed.training.planning.machine import Machine, this_machine
 from honed.training.planning.preference_checks import check_preferences
@@ -51,7 +51,7 @@ def look_ahead(stage: Stage, config: RunConfig, dataset: Dataset, home: Path) ->
     )  # fmt: skip
     shape = read_shape(policy)
     judge = None if reward_model is None else read_shape(reward_model)
-    limit = limits(config, shape.context_length)
+    limit = limits(config, context_length(config, shape, judge))
     if isinstance(config, DPOConfig | KTOConfig):
         check_preferences(config, dataset.of("train"), tokenizer, limit.tokens)
     if isinstance(config, PPOConfig) and config.pretraining is not None:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from honed.models.checkpoint import LINEAGE_FILE
-from honed.training.configs import DPOConfig, KTOConfig, PPOConfig, RunConfig, Stage
+from honed.training.configs import DPOConfig, KTOConfig, PPOConfig, RunConfig, SFTConfig, Stage
 from honed.training.failures import TrainingError
-from honed.training.planning.estimates import Shape, disk, memory, read_shape
+from honed.training.planning.estimates import Shape, context_length, disk, memory, read_shape
 from honed.training.planning.lengths import Fitted, Length, Limits, fit, limits
 
 if TYPE_CHECKING:
@@ -46,12 +46,17 @@ def preflight(
     be; `policy` and `reward_model` are folders.
     """
     require_policy(policy)
+    if reward_model is not None and isinstance(config, SFTConfig) and held_out is None:
+        raise TrainingError(
+            "--reward-model chooses the epoch by answers to held-out prompts, and there are none: raise --validation, "
+            "or leave it out."
+        )
     if reward_model is not None:
         require_judge(reward_model)
         require_same_tokens(policy, reward_model)
     shape = read_shape(policy)
     judge = None if reward_model is None else read_shape(reward_model)
-    limit = limits(config, shape.context_length)
+    limit = limits(config, context_length(config, shape, judge))
     is_context = limit.tokens < config.max_tokens
     notes = check_lengths(stage, fit(lengths, limit), limit, is_context=is_context)
     if held_out is not None:
@@ -160,7 +165,13 @@ def check_lengths(
     noun = f"held-out {NOUNS[stage]}" if are_held_out else NOUNS[stage]
     total = len(fitted.kept) + len(fitted.left_out)
     most = limit.tokens - limit.reserved
-    room = f"the model reads {limit.tokens} tokens" if is_context else f"--max-tokens is {limit.tokens}"
+    room = (
+        f"the models read {limit.tokens} tokens"
+        if stage == "ppo"
+        else f"the model reads {limit.tokens} tokens"
+        if is_context
+        else f"--max-tokens is {limit.tokens}"
+    )
     if not total:
         if are_held_out:
             raise TrainingError(f"There are no {noun} to measure on: raise --validation, or give 0 to measure nothing.")

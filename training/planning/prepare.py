@@ -57,8 +57,7 @@ def prepare(config: RunConfig, home: Path, engine: Engine | None) -> Prepared:
     stage = stage_of_config(config)
     name = output_name(config, stage)
     checkpoint, run_folder = home / "models" / name, home / "runs" / name
-    record = run_folder / RUN_FILE
-    require_output(name, has_checkpoint=checkpoint.exists(), has_run=record.is_file(), resume=config.resume)
+    require_place(config, home)
     started = read_started(run_folder) if config.resume else None
     if started is None:
         since, dataset, erased = datetime.now(UTC), load_dataset(config, stage, engine), 0
@@ -93,6 +92,13 @@ def prepare(config: RunConfig, home: Path, engine: Engine | None) -> Prepared:
         parameters=seen.shape.parameters,
         notes=seen.notes,
     )
+
+
+def require_place(config: RunConfig, home: Path) -> None:
+    """Raises TrainingError unless a run of these settings may begin, or go on."""
+    name = output_name(config, stage_of_config(config))
+    has_run = (home / "runs" / name / RUN_FILE).is_file()
+    require_output(name, has_checkpoint=(home / "models" / name).exists(), has_run=has_run, resume=config.resume)
 
 
 def require_made_by(folder: Path, stage: Stage, config: RunConfig, *, parent: str) -> Lineage:

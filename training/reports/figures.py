@@ -119,7 +119,6 @@ _CURVES: Final = (
         (("max_grad_norm", "limit"),),
         is_detail=True,
     ),
-    _Curves("Speed", "", (("train/tokens_per_s", "", BLUE),), is_detail=True),
 )
 
 

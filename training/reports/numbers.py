@@ -47,7 +47,6 @@ METRICS: Final[dict[str, Metric]] = {
     "explained_variance": Metric("explained variance"),
     "learning_rate": Metric("learning rate"),
     "grad_norm": Metric("gradient norm"),
-    "tokens_per_s": Metric("speed", "tokens/s"),
 }
 # The group of a metric, as the report and the bar say it; other groups go by their own name.
 _GROUPS: Final = {"ppo": "train", "train": "train", "validation": "validation", "test": "test"}
