@@ -25,6 +25,7 @@ from honed.training.objectives import (
     kl_k1,
     kl_k3,
     kl_rewards,
+    least_squares,
     policy_loss,
     rank_margins,
     ranked_pairs,
@@ -328,6 +329,12 @@ def test_the_ranking_loss_takes_a_margin_from_the_difference() -> None:
     expected = sum(math.log1p(math.exp(-d)) for d in by_hand) / 3
     assert float(grouped_ranking_loss(scores, ranks, margin=True)) == pytest.approx(expected)
     assert float(grouped_ranking_loss(scores, ranks)) < expected
+
+
+def test_the_line_that_misses_least() -> None:
+    """Through (0, 1), (1, 3), (2, 2): half a step up for a step, and its mean is theirs."""
+    assert least_squares(tensor([0.0, 1.0, 2.0]), tensor([1.0, 3.0, 2.0])) == pytest.approx((0.5, 1.5))
+    assert least_squares(tensor([2.0, 2.0]), tensor([1.0, 4.0])) == pytest.approx((0.0, 2.5))
 
 
 def test_rule_5_logits_are_divided_by_the_temperature() -> None:

@@ -234,6 +234,16 @@ def test_the_coefficient_is_adapted_after_each_round(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("changes", [{}, {"dtype": "bfloat16"}, {"lora": True}], ids=str)
+def test_the_critic_starts_from_what_the_first_round_brought(changes: dict[str, Any], tmp_path: Path) -> None:
+    """No line of what the reward model says of beginnings foresees more of it; and what the critic is held to when its
+    values are clipped is what it would now say."""
+    config = config_of(batch_size=32, samples_per_prompt=8, value_learning_rate=1e-12, value_clip=1e-4, **changes)
+    _, (numbers,) = train(config, cast_of(config)[0], tmp_path)
+    assert 0.0 <= numbers["ppo/explained_variance"] < 1.0
+    assert numbers["ppo/value_clip_fraction"] == 0.0
+
+
+@pytest.mark.parametrize("changes", [{}, {"dtype": "bfloat16"}, {"lora": True}], ids=str)
 def test_to_measure_changes_nothing(changes: dict[str, Any], tmp_path: Path) -> None:
     """What is measured is the average, which training does not go on from."""
     found = []

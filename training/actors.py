@@ -122,6 +122,15 @@ def _judged(cast: Cast, each: Pass, run: Run[PPOConfig]) -> Judgement:
     return Judgement(*(tensor.float().cpu() for tensor in (scores, logprobs, reference, entropy, values)))
 
 
+@torch.no_grad()
+def rescale(cast: Cast, slope: float, shift: float) -> None:
+    """The critic's values become `shift` + `slope` times what they were."""
+    mean, std = cast.critic.mean, cast.critic.std
+    masters = cast.critic_learner.masters  # the head's are its weights
+    masters["head.weight"].mul_(slope)
+    masters["head.bias"].mul_(slope).add_(mean * (1.0 - slope) + std * shift)
+
+
 def measure(run: Run[PPOConfig], cast: Cast, held_out: Sequence[tuple[int, ...]]) -> dict[str, float]:
     """The policy on held-out prompts, always with the same seeds, and on held-out pretraining texts; nothing of what
     there is none of."""

@@ -148,6 +148,14 @@ def _entropy(logits: Tensor, temperature: float) -> Tensor:
     return -(logs.exp() * logs).sum(dim=1)
 
 
+def least_squares(x: Tensor, y: Tensor) -> tuple[float, float]:
+    """Slope and shift of the line through (x, y), both (N,), that misses y least; flat where x is one number."""
+    centred = x - x.mean()
+    spread = float(centred.square().sum())
+    slope = float((centred * y).sum()) / spread if spread > 0 else 0.0
+    return slope, float(y.mean()) - slope * float(x.mean())
+
+
 def explained_variance(values: Tensor, returns: Tensor) -> float:
     """1 - Var(returns - values) / Var(returns): 1 is a perfect critic, 0 one that knows the mean only."""
     spread = returns.var(correction=0)

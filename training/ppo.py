@@ -10,11 +10,12 @@ passes and not from the engine, which rounds differently.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from honed.training.actors import HELD_OUT, Cast, answer, assemble, folded, judge, measure
+from honed.training.actors import HELD_OUT, Cast, answer, assemble, folded, judge, measure, rescale
 from honed.training.configs import PPOConfig
 from honed.training.encoding import Encoder
 from honed.training.experience import Advantage, Judgement, Pass, Round, advantages, minibatches
@@ -26,6 +27,7 @@ from honed.training.objectives import (
     adapted_coefficient,
     explained_variance,
     kl_k3,
+    least_squares,
     policy_loss,
     token_logprobs,
     value_loss,
@@ -145,17 +147,11 @@ def _round(
     # 3. Minibatches of passes, and what the judges say of them.
     batches = minibatches(trees, ended, config.minibatches, run.tokens_per_pass, ranks.size)
     judged = [judge(run, cast, batch) for batch in batches]
+    if iteration == 0:
+        judged = _calibrated(config, cast, batches, judged, beta)
 
     # 4. Rewards and advantages over the whole round.
-    seen, pushes = advantages(
-        [each for batch in batches for each in batch],
-        [each for batch in judged for each in batch],
-        beta=beta,
-        gamma=config.gamma,
-        lam=config.gae_lambda,
-        missing_eos_penalty=config.missing_eos_penalty,
-        whiten_rewards=config.whiten_rewards,
-    )
+    seen, pushes = _advantages(config, batches, judged, beta, config.gae_lambda)
 
     # 5. One step of policy and critic for each minibatch.
     steps = _update(run, cast, batches, judged, pushes, iteration)
@@ -163,6 +159,44 @@ def _round(
     # 6. What was seen.
     tokens = sum(tree.num_tokens for tree in trees) * config.inner_epochs
     return _numbers(seen, beta) | steps, tokens
+
+
+def _calibrated(
+    config: PPOConfig,
+    cast: Cast,
+    batches: Sequence[Sequence[Pass]],
+    judged: Sequence[Sequence[Judgement]],
+    beta: float,
+) -> list[list[Judgement]]:
+    """Brings the critic to the scale of what it is to foresee, by least squares, and gives what it would have said.
+
+    As the reward model that it was, it knows whole answers: what it says of the beginnings of some adds more noise to
+    the advantages than it explains.
+    """
+    nothing = [[replace(each, values=torch.zeros_like(each.values)) for each in batch] for batch in judged]
+    _, to_come = _advantages(config, batches, nothing, beta, 1.0)
+    values = torch.cat([each.values for batch in judged for each in batch])
+    slope, shift = least_squares(values, torch.cat([each.returns for each in to_come]))
+    rescale(cast, slope, shift)
+    return [[replace(each, values=shift + slope * each.values) for each in batch] for batch in judged]
+
+
+def _advantages(
+    config: PPOConfig,
+    batches: Sequence[Sequence[Pass]],
+    judged: Sequence[Sequence[Judgement]],
+    beta: float,
+    lam: float,
+) -> tuple[Round, list[Advantage]]:
+    return advantages(
+        [each for batch in batches for each in batch],
+        [each for batch in judged for each in batch],
+        beta=beta,
+        gamma=config.gamma,
+        lam=lam,
+        missing_eos_penalty=config.missing_eos_penalty,
+        whiten_rewards=config.whiten_rewards,
+    )
 
 
 def _logged_rounds(run: Run[PPOConfig]) -> list[Sums]:
