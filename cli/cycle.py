@@ -54,7 +54,7 @@ def cycle(
             raise fail(str(error)) from None
         except CycleGoingOnError as error:
             with reading(engine) as connection:
-                cycle_id = _gone_on_with(connection, error, asked)
+                cycle_id = _gone_on_with(connection, error, asked, model)
         if queue:
             print(cycle_id)
             return
@@ -87,7 +87,7 @@ def approve(
     raise typer.Exit(status)
 
 
-def _gone_on_with(connection: Any, error: CycleGoingOnError, asked: Mapping[str, Any]) -> str:
+def _gone_on_with(connection: Any, error: CycleGoingOnError, asked: Mapping[str, Any], model: str) -> str:
     """The id of the cycle that has not ended, where these are its options."""
     from honed.server.store import cycles, jobs
 
@@ -95,6 +95,8 @@ def _gone_on_with(connection: Any, error: CycleGoingOnError, asked: Mapping[str,
     assert going is not None, "cycles stay"
     if going.state == cycles.WAITING:
         raise fail(f"{going.id} proposes {going.result['candidate']}: honed approve {going.id}, or cancel it.")
+    if going.payload["promoted_id"] is None:  # else it began with the policy in service, whatever `model` is
+        asked = {**asked, "model": model}
     if any(going.payload.get(name) != value for name, value in asked.items()):
         raise fail(f"{error} It was asked for with other options.")
     print(f"Going on with {going.id}.")

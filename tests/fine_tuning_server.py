@@ -83,9 +83,9 @@ def claim(store: Engine) -> ClaimedJob:
     return job
 
 
-def register(store: Engine, name: str, stage: str = "sft") -> None:
+def register(store: Engine, name: str, stage: str = "sft", parent_id: str | None = None) -> None:
     with writing(store) as connection:
         register_checkpoint(
-            connection, id=f"ckpt-{name}", created=datetime.now(UTC), name=name, stage=stage, parent_id=None,
+            connection, id=f"ckpt-{name}", created=datetime.now(UTC), name=name, stage=stage, parent_id=parent_id,
             snapshot_id=None, folder=name, settings={}, metrics={},
         )  # fmt: skip

@@ -82,6 +82,8 @@ def test_options_are_what_the_cycle_is_asked_for_with(own: Engine) -> None:
     }  # fmt: skip
     said = honed("cycle", "--queue", "--share", "50", fails=True)
     assert f"{cycle_id} has not ended" in said
+    other = [*options[:-1], "other", "--set", "ppo.kl-coefficient=0.1", "--set", "all.dtype=float32"]
+    assert "other options" in honed("cycle", "--queue", *other, fails=True), "it begins with another model"
     assert "other options" in said
 
 

@@ -15,7 +15,6 @@ from fine_tuning_server import register, stored
 from sqlalchemy import Engine
 
 from honed.server.store import cycles, jobs, promotions
-from honed.server.store.cycles import CycleGoingOnError, PolicyTriedOutError
 from honed.server.store.database import open_database, reading, writing
 from honed.server.store.jobs import StoredJob
 from honed.training.cycle import Schedule, advance
@@ -28,7 +27,7 @@ PASSED = {
 REFUSED = PASSED | {"promote": False, "reasons": ["worse"]}
 
 
-def collect(store: Engine, count: int = 40) -> None:
+def collect(store: Engine, count: int = 80) -> None:
     """Rankings of prompts that nobody in particular asked: some in each split."""
     for number in range(count):
         completion_id = add(store, f"What is {number}?", "a", "b")
@@ -135,8 +134,10 @@ def test_what_the_last_step_would_be_refused_for_ends_the_cycle_at_once(
     assert named in cycle.error
 
 
-def test_sft_is_a_step_where_enough_is_new(filled: Engine) -> None:
+def test_sft_is_a_step_where_enough_is_new_to_what_is_in_service(filled: Engine) -> None:
     demonstrate(filled, 30)
+    register(filled, "m-sft")
+    register(filled, "m-ppo", "ppo", parent_id="ckpt-m-sft")
     first = begin(filled, demonstrations=30)
     advance(filled)
     assert set(steps(filled, first)) == {"sft"}
@@ -145,12 +146,30 @@ def test_sft_is_a_step_where_enough_is_new(filled: Engine) -> None:
     work(filled, error="the disk is full")
     advance(filled)
     assert stored(filled, first).state == "failed"
-    demonstrate(filled, 1, start=30)
-    second = begin(filled, demonstrations=2)
+    second = begin(filled, demonstrations=30, share=100)
+    for name in STEPS:
+        advance(filled)
+        assert name in steps(filled, second), "what nobody in service has learned is new still"
+        work(filled, PASSED if name == "evaluation" else None)
     advance(filled)
-    assert set(steps(filled, second)) == {"reward"}, "what was learned from is not new, though the cycle failed"
-    assert steps(filled, second)["reward"].payload["model"] == "base"
-    assert said(filled, second)[1] == "New demonstrations: 1. The steps are reward, judge, ppo, evaluation."
+    assert in_service(filled).policy_id == "ckpt-m-ppo"
+    demonstrate(filled, 1, start=30)
+    third = begin(filled, demonstrations=2)
+    advance(filled)
+    assert steps(filled, third)["reward"].payload["model"] == "m-ppo"
+    assert said(filled, third)[1] == "New demonstrations: 1. The steps are reward, judge, ppo, evaluation."
+
+
+def test_too_few_prompts_to_measure_on_end_the_cycle_at_once(store: Engine) -> None:
+    collect(store, 40)
+    cycle_id = begin(store)
+    advance(store)
+    cycle = stored(store, cycle_id)
+    assert (cycle.state, steps(store, cycle_id)) == ("failed", {})
+    assert cycle.error is not None
+    assert cycle.error.startswith(
+        "The step evaluation cannot be asked for: it needs 10 held-out prompts, and there are "
+    )
 
 
 def test_demonstrations_that_cannot_be_split_are_no_step(filled: Engine) -> None:
@@ -197,7 +216,7 @@ def test_a_cycle_that_another_looks_after_is_left_to_it(postgres: Postgres) -> N
     cycle_id = begin(store)
     with writing(store) as connection:
         assert cycles.hold(connection, cycle_id) is not None
-        assert not advance(store)
+        assert advance(store), "there is work for it, whoever looks after it"
         assert steps(store, cycle_id) == {}
     store.dispose()
 
@@ -328,22 +347,6 @@ def test_a_cancel_between_two_steps_ends_the_cycle(filled: Engine) -> None:
     assert (stored(filled, cycle_id).state, list(steps(filled, cycle_id))) == ("cancelled", ["reward"])
 
 
-def test_one_cycle_at_a_time_and_none_while_a_policy_is_tried_out(store: Engine) -> None:
-    cycle_id = begin(store)
-    with pytest.raises(CycleGoingOnError, match=cycle_id):
-        begin(store)
-    with writing(store) as connection:
-        assert jobs.ask(connection, cycle_id, "cancel")
-    register(store, "m-ppo", "ppo")
-    with writing(store) as connection:
-        promotions.try_out(connection, "ckpt-m-ppo", share=10, advances=False, key_id=None)
-    with pytest.raises(PolicyTriedOutError):
-        begin(store)
-    with writing(store) as connection:
-        promotions.promote(connection, "ckpt-m-ppo", key_id=None)
-    assert stored(store, begin(store)).payload["model"] == "m-ppo", "it begins with what is in service"
-
-
 def test_a_schedule_starts_a_cycle_when_enough_was_compared(store: Engine) -> None:
     def said(count: int) -> None:
         for _ in range(count):
@@ -371,6 +374,13 @@ def test_a_schedule_starts_a_cycle_when_enough_was_compared(store: Engine) -> No
     with writing(store) as connection:
         cycles.end(connection, third.id, "succeeded", result={})
     assert always.start_if_due(store) is None, "nothing came since"
+    said(2)
+    fourth = always.start_if_due(store)
+    assert fourth is not None
+    with writing(store) as connection:
+        cycles.wait(connection, fourth.id, {"candidate": "m-ppo", "decision": "proposed"})
+        assert cycles.cancel(connection, fourth.id)
+    assert always.start_if_due(store) is None, "a person decided"
 
 
 def test_a_schedule_waits_while_a_policy_is_tried_out(filled: Engine) -> None:

@@ -9,7 +9,7 @@ from completions import add
 from fine_tuning_server import register, stored
 from labeling_tasks import say, take, taken
 from sqlalchemy import Engine
-from test_cycle import PASSED, collect, gone_through, in_service, said
+from test_cycle import PASSED, begin, collect, gone_through, in_service, said, work
 from test_evaluation_people import example
 
 from honed.server.store import cycles, erasure, promotions
@@ -18,13 +18,18 @@ from honed.server.store.jobs import StoredJob
 from honed.training.cycle import advance
 from honed.training.evaluation.people import ask
 
+SETTINGS = {"people": 10, "temperature": 1.0, "max_new_tokens": 8, "min_win_rate": 0.5, "seed": 0}
 
-def in_people_s_hands(store: Engine, **asked: Any) -> StoredJob:
-    """A cycle whose gate lets the candidate through and asks labelers about ten answers."""
-    rows = [{side: [{"text": side, "tokens": 1, "ended": True}] for side in ("candidate", "incumbent")}] * 10
-    prompts = [example(add(store, f"Held out {number}"), f"Held out {number}") for number in range(10)]
-    settings = {"people": 10, "temperature": 1.0, "max_new_tokens": 8, "min_win_rate": 0.5, "seed": 0}
-    return gone_through(store, ask(store, PASSED | {"settings": settings}, prompts, rows), **asked)
+
+def asked_about(store: Engine, people: int = 10) -> dict[str, Any]:
+    """The report of a gate that lets the candidate through and has asked labelers about so many answers."""
+    rows = [{side: [{"text": side, "tokens": 1, "ended": True}] for side in ("candidate", "incumbent")}] * people
+    prompts = [example(add(store, f"Held out {number}"), f"Held out {number}") for number in range(people)]
+    return ask(store, PASSED | {"settings": SETTINGS | {"people": people}}, prompts, rows)
+
+
+def in_people_s_hands(store: Engine, people: int = 10, **asked: Any) -> StoredJob:
+    return gone_through(store, asked_about(store, people), **asked)
 
 
 def judge(store: Engine, best: str, count: int) -> None:
@@ -78,6 +83,33 @@ def test_what_people_let_through_stays_so_until_it_is_approved(store: Engine) ->
         assert cycles.approve(connection, cycle.id)
     advance(store)
     assert stored(store, cycle.id).result["decision"] == "canary"
+
+
+def test_a_cancel_before_anybody_looked_takes_all_back(store: Engine) -> None:
+    """The evaluation has asked, and the cycle has not noted it yet."""
+    collect(store)
+    register(store, "m-ppo", "ppo")
+    cycle_id = begin(store)
+    for _ in ("reward", "judge", "ppo"):
+        advance(store)
+        work(store)
+    advance(store)
+    asked_about(store)
+    assert take(store, "ada") is not None
+    work(store, error="the disk is full")
+    advance(store)
+    assert (stored(store, cycle_id).state, take(store, "ben")) == ("failed", None)
+
+
+def test_what_waits_for_approval_waits_for_no_labeler(store: Engine) -> None:
+    """Of what was skipped another could judge, for nothing."""
+    collect(store)
+    cycle = in_people_s_hands(store, approve=True, people=11)
+    judge(store, "candidate", 10)
+    say(store, taken(store, "ada").task_id, "ada", "skip")
+    advance(store)
+    assert stored(store, cycle.id).state == "paused"
+    assert take(store, "ben") is None
 
 
 def test_nobody_is_asked_about_what_cannot_go_into_service_any_more(store: Engine) -> None:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from completions import add, count
+from exchanged import put_in
 from labeling_tasks import NOW, ranking_of, say, take, taken
 from sqlalchemy import Engine, select, update
 
-from honed.server.store import erasure, pairs
+from honed.server.store import erasure, pairs, sampling
 from honed.server.store.database import reading, writing
 from honed.server.store.exchange.records import Prompt, message, text_prompt
 from honed.server.store.pairs import Compared
 from honed.server.store.tables import Choice, Completion, Task
 from honed.training.data.datasets import Example
-from honed.training.evaluation.people import ask, heard, take_back
+from honed.training.evaluation.people import ask, heard
 
 OURS, THEIRS = "The candidate's.", "The incumbent's."
 REPORT: dict[str, Any] = {
@@ -160,7 +162,10 @@ def test_what_was_taken_back_is_asked_again_where_nobody_judged_it(store: Engine
     report = ask_about(store, prompts)
     judge(store, *[WON] * 5)
     with writing(store) as connection:
-        take_back(connection, report)
+        pairs.withdraw(connection, "ckpt-another")
+    assert count(store, Task) == 12
+    with writing(store) as connection:
+        pairs.withdraw(connection, report["candidate"]["id"])
     assert (count(store, Task), take(store, "ada")) == (5, None)
     assert ask_about(store, prompts)["people"].items() >= {"judged": 5, "waiting": 7}.items()
 
@@ -172,12 +177,35 @@ def test_too_few_words_refuse(store: Engine) -> None:
     assert (report["promote"], report["reasons"]) == (False, ["Labelers judged 9 prompts (people: at least 10)"])
 
 
+def test_what_nobody_was_asked_for_is_no_word(store: Engine) -> None:
+    """Ties by themselves are not counted to the ten that it takes."""
+    report = ask_about(store, asked(store), *[(OURS, OURS)] * 3)
+    judge(store, *[WON] * 9)
+    report = hear(store, report)
+    assert (report["promote"], report["reasons"]) == (False, ["Labelers judged 9 prompts (people: at least 10)"])
+
+
 def test_answers_that_read_the_same_are_ties_that_nobody_is_asked_for(store: Engine) -> None:
     report = ask_about(store, asked(store), (OURS, f" {OURS}\n"), ("", ""))
     assert count(store, Task) == 10
     judge(store, *[WON] * 10)
     report = hear(store, report)
     assert report["people"].items() >= {"asked": 12, "same": 2, "judged": 10, "wins": 10, "ties": 2}.items()
+
+
+def test_an_imported_prompt_is_asked_once_too(store: Engine, tmp_path: Path) -> None:
+    """Its id says nothing of its time: what the gate asks labelers is no prompt of its own, however ids sort."""
+    put_in(store, tmp_path, [{"prompt": f"Question {number}"} for number in range(12)])
+
+    def prompts() -> list[Example]:
+        with reading(store) as connection:
+            found = list(sampling.prompts(connection))
+        return [example(each.completion_id, each.messages[-1]["content"]) for each in found]
+
+    ask_about(store, first := prompts())
+    assert prompts() == first
+    again = ask_about(store, prompts())
+    assert (count(store, Task), again["people"]["waiting"]) == (12, 12)
 
 
 def test_as_many_are_asked_as_are_wanted_or_there(store: Engine) -> None:

@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from honed.training.evaluation import statistics
-from honed.training.evaluation.statistics import Duel, duel, length_controlled, mean_interval, resampled
+from honed.training.evaluation.statistics import (
+    Duel,
+    binomial_interval,
+    duel,
+    length_controlled,
+    mean_interval,
+    rate_of,
+    resampled,
+)
 
 
 def simulated(prompts: int, *, better: float, longer: float, spread: float, taste: float, seed: int) -> list[Duel]:
@@ -168,3 +176,25 @@ def test_the_fit_is_where_the_slope_is_nothing(rows: list[list[tuple[float, int]
         middle = (low + high) / 2
         low, high = (middle, high) if slope(middle)[1] > 0 else (low, middle)
     assert slope(low)[0] == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("wins", "losses", "low", "high"),
+    [(4, 0, 0.3976, 1.0), (6, 0, 0.5407, 1.0), (0, 5, 0.0, 0.5218), (8, 2, 0.4439, 0.9748), (5, 5, 0.1871, 0.8129)],
+)
+def test_the_interval_of_a_few_wins(wins: int, losses: int, low: float, high: float) -> None:
+    """Tables of Clopper and Pearson's."""
+    assert binomial_interval(wins, losses) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_the_interval_of_many_wins_is_that_of_the_normal_distribution() -> None:
+    low, high = binomial_interval(6000, 4000)
+    assert (low, high) == pytest.approx((0.6 - 1.96 * 0.0049, 0.6 + 1.96 * 0.0049), abs=1e-4)
+
+
+def test_a_few_wins_among_ties_show_nothing() -> None:
+    """Hardly a draw of prompts has none of the four, but of equal policies one has them once in sixteen times."""
+    few, enough = (rate_of([1.0] * won + [0.5] * (50 - won), 0) for won in (4, 6))
+    assert few["low"] < 0.5 < few["mean"]
+    assert enough["low"] > 0.5
+    assert rate_of([0.5] * 20, 0)["low"] == 0.5

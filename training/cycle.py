@@ -19,12 +19,13 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Engine
 
-from honed.server.store import cycles, jobs, promotions
+from honed.server.store import cycles, jobs, pairs, promotions, snapshots
 from honed.server.store.cycles import CycleGoingOnError, PolicyTriedOutError
 from honed.server.store.database import StoreUnavailableError, reading, writing
+from honed.server.store.feedback import Kind
 from honed.server.store.jobs import StoredJob
 from honed.server.store.promotions import PromotedMeanwhileError
-from honed.training.evaluation.people import heard, take_back
+from honed.training.evaluation.people import heard
 from honed.training.failures import TrainingError
 from honed.training.planning.cycle_steps import order_of, plan
 
@@ -69,8 +70,8 @@ def _look_after(engine: Engine, cycle_id: str) -> bool:
     planned = plan(engine, cycle) if "steps" not in cycle.result else None
     with writing(engine) as connection:
         cycle = cycles.hold(connection, cycle_id)
-        if cycle is None:
-            return False
+        if cycle is None:  # it has ended meanwhile, or another looks after it at this moment
+            return cycles.waits_for_work(connection, cycle_id)
         if planned is not None and "steps" not in cycle.result:
             cycles.go_on(connection, cycle_id, {"steps": list(planned.steps)})
             jobs.add_event(connection, cycle_id, planned.note)
@@ -99,11 +100,12 @@ class Schedule:
 
     def _is_due(self, connection: Connection) -> bool:
         """What was said before a cycle that failed is still to be learned from."""
-        last, learned = cycles.newest(connection), cycles.last_success(connection)
+        last, learned = cycles.newest(connection), cycles.last_decided(connection)
         if last is not None and datetime.now(UTC) - last.created < self.at_most_every:
             return False
         since = None if learned is None else learned.created
-        return cycles.count_since(connection, ("comparison", "ranking"), since) >= self.comparisons
+        kinds: tuple[Kind, ...] = ("comparison", "ranking")
+        return cycles.count_since(connection, kinds, since, at_most=self.comparisons) >= self.comparisons
 
 
 def _advance(connection: Connection, cycle: StoredJob) -> bool:
@@ -167,6 +169,7 @@ def _decide(connection: Connection, cycle: StoredJob, made: Mapping[str, Any]) -
         _wait_for_people(connection, cycle, report)
         return
     elif cycle.payload["approve"] and not cycle.result.get("approved"):
+        _take_back(connection, cycle)
         cycles.wait(connection, cycle.id, result | {"decision": "proposed"})
         jobs.add_event(connection, cycle.id, f"{result['candidate']} waits for approval.")
         return
@@ -201,6 +204,15 @@ def _put_into_service(connection: Connection, cycle: StoredJob, report: Mapping[
     return "canary"
 
 
+def _take_back(connection: Connection, cycle: StoredJob) -> None:
+    """Labelers are not to be asked about its candidate any more, be there a report of it or not."""
+    made = cycles.steps(connection, cycle.id, ["ppo"]).get("ppo")
+    name = None if made is None else made.result.get("fine_tuned_model")
+    candidate = None if name is None else snapshots.checkpoint_named(connection, name)
+    if candidate is not None:
+        pairs.withdraw(connection, candidate.id)
+
+
 def _end(
     connection: Connection,
     cycle: StoredJob,
@@ -211,9 +223,7 @@ def _end(
     error: str | None = None,
 ) -> None:
     said = message or f"{result['candidate']}: {result['decision']}. {'; '.join(result['reasons'])}"
-    asked = result.get("evaluation")
-    if asked is not None and asked.get("people") is not None:
-        take_back(connection, asked)
+    _take_back(connection, cycle)
     cycles.end(connection, cycle.id, state, result=result, error=error)
     jobs.add_event(connection, cycle.id, said, level="error" if error else "info")
     logger.info("%s: %s", cycle.id, said)

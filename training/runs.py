@@ -192,7 +192,7 @@ def _held(folder: Path, ranks: Ranks) -> Iterator[None]:
     lock = FileLock(folder / _LOCK_FILE)
 
     def acquire() -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it gets samples of what users asked
         try:
             lock.acquire(timeout=0)
         except Timeout:

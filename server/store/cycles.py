@@ -12,12 +12,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, Select, func, select, update
 
 from honed.server.store import jobs, promotions, snapshots
 from honed.server.store.feedback import Kind
 from honed.server.store.jobs import StoredJob
-from honed.server.store.tables import Feedback, Job
+from honed.server.store.pairs import EVALUATION
+from honed.server.store.tables import Completion, Feedback, Job
 
 KIND: Final = "cycle"
 GOING: Final = ("queued", "running")  # there is something to do for it, or there will be when labelers have answered
@@ -26,7 +27,6 @@ WAITING: Final = "paused"  # for a person's word
 DEFAULTS: Final[Mapping[str, Any]] = {"approve": False, "share": 10, "demonstrations": 20, "settings": {}}
 _OPEN: Final = (*GOING, WAITING)
 _AT_ONCE: Final = 100
-_HEX_ID: Final = "fb-{:012x}"  # ids sort by their time (`ids.py`)
 
 
 class CycleGoingOnError(Exception):
@@ -67,8 +67,10 @@ def start(connection: Connection, model: str, asked: Mapping[str, Any], *, key_i
 
 
 def newest(connection: Connection) -> StoredJob | None:
-    found = jobs.page(connection, KIND, limit=1)
-    return found[0] if found else None
+    """By the database's clock: an id has the time of the machine that made it, which may be ahead."""
+    query = select(Job.id).where(Job.kind == KIND).order_by(Job.created.desc(), Job.id.desc()).limit(1)
+    found = connection.execute(query).scalar_one_or_none()
+    return None if found is None else jobs.load(connection, found)
 
 
 def before(connection: Connection, cycle: StoredJob | None) -> Iterator[StoredJob]:
@@ -79,9 +81,13 @@ def before(connection: Connection, cycle: StoredJob | None) -> Iterator[StoredJo
         after = found[-1].id
 
 
-def last_success(connection: Connection) -> StoredJob | None:
-    """The newest cycle that came to a decision."""
-    return next((cycle for cycle in before(connection, None) if cycle.state == "succeeded"), None)
+def last_decided(connection: Connection) -> StoredJob | None:
+    """The newest cycle that came to a decision, be it a person's."""
+    return next((cycle for cycle in before(connection, None) if _is_decided(cycle)), None)
+
+
+def _is_decided(cycle: StoredJob) -> bool:
+    return cycle.state == "succeeded" or (cycle.state == "cancelled" and cycle.result.get("decision") == "refused")
 
 
 def going(connection: Connection) -> list[str]:
@@ -139,9 +145,16 @@ def asks_people(cycle: StoredJob) -> bool:
     return cycle.state in GOING and report is not None and report["promote"] is None
 
 
+def waits_for_work(connection: Connection, cycle_id: str) -> bool:
+    """Whether it goes on, and not by what labelers say alone."""
+    cycle = jobs.load(connection, cycle_id)
+    return cycle is not None and cycle.state in GOING and not asks_people(cycle)
+
+
 def cancel(connection: Connection, cycle_id: str) -> bool:
     """Ends a cycle with the step that it is at, or refuses what it proposes; False, and nothing happens, where it has
     ended. In a transaction that writes."""
+    connection.execute(select(Job.id).where(Job.id == cycle_id).with_for_update())  # it stays as it is from here on
     cycle = jobs.load(connection, cycle_id)
     if cycle is None or not jobs.ask(connection, cycle_id, "cancel"):
         return False
@@ -165,9 +178,16 @@ def approve(connection: Connection, cycle_id: str) -> bool:
     return True
 
 
-def count_since(connection: Connection, kinds: Iterable[Kind], since: datetime | None) -> int:
-    """Feedback of these kinds that came after `since`; None: ever."""
-    query = select(func.count()).select_from(Feedback).where(Feedback.kind.in_(list(kinds)))
-    if since is not None:
-        query = query.where(Feedback.id >= _HEX_ID.format(int(since.timestamp() * 1000)))
-    return int(connection.execute(query).scalar_one())
+def count_since(
+    connection: Connection, kinds: Iterable[Kind], since: datetime | None, *, at_most: int | None = None
+) -> int:
+    """Feedback of these kinds that came after `since` (None: ever), but for what the gate asked for; no more than
+    `at_most` are looked at."""
+    found = count_query(kinds, since, at_most).subquery()
+    return int(connection.execute(select(func.count()).select_from(found)).scalar_one())
+
+
+def count_query(kinds: Iterable[Kind], since: datetime | None, at_most: int | None) -> Select[str]:
+    query = select(Feedback.id).join(Completion, Completion.id == Feedback.completion_id)
+    query = query.where(Feedback.kind.in_(list(kinds)), Completion.source != EVALUATION).limit(at_most)
+    return query if since is None else query.where(Feedback.created >= since)

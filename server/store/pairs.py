@@ -23,7 +23,7 @@ from sqlalchemy.orm import aliased
 from honed.server.store.completions import load_choices
 from honed.server.store.ids import new_id
 from honed.server.store.logged import LoggedCompletion
-from honed.server.store.messages import batches
+from honed.server.store.messages import batches, prune
 from honed.server.store.tables import Assignment, Choice, Completion, Target, Task
 from honed.server.store.upserts import insert_missing
 
@@ -140,12 +140,18 @@ def compared(
     return Compared(tuple(shares), waiting)
 
 
-def withdraw(connection: Connection, policy_id: str, rival_id: str) -> None:
-    """Takes back what the gate asked about these two and nobody has judged. In a transaction that writes."""
-    judged = exists().where(
-        Task.completion_id == Completion.id, Assignment.task_id == Task.id, Assignment.state.in_(("ranked", "all_bad"))
-    )
-    connection.execute(delete(Completion).where(*_evaluates(policy_id, rival_id), ~judged))
+def withdraw(connection: Connection, policy_id: str) -> None:
+    """Takes back what the gate asked about this policy and nobody has judged. In a transaction that writes."""
+    own = (Completion.source == EVALUATION, Completion.policy_id == policy_id)
+    query = select(Completion.id, Completion.prompt_id).where(*own).order_by(Completion.id)
+    asked = connection.execute(query.with_for_update()).all()  # a ranking that comes now waits, and finds no task
+    judged = select(Task.completion_id).join(Assignment, Assignment.task_id == Task.id)
+    judged = judged.where(Assignment.state.in_(("ranked", "all_bad")))
+    for some in batches(asked):
+        told = set(connection.execute(judged.where(Task.completion_id.in_([row.id for row in some]))).scalars())
+        unsaid = [row for row in some if row.id not in told]
+        connection.execute(delete(Completion).where(Completion.id.in_([row.id for row in unsaid])))
+        prune(connection, [row.prompt_id for row in unsaid])
 
 
 def _won(row: Any) -> float | None:

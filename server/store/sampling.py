@@ -15,18 +15,15 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Final
 
-from sqlalchemy import Connection, Select, func, select, text
+from sqlalchemy import Connection, Select, func, select
 
 from honed.server.store.messages import Conversation, batches, load_prompts
-from honed.server.store.tables import Completion, Task
+from honed.server.store.tables import SAMPLABLE, Completion, Task
 
 MAX_PER_USER: Final = 200
 LOWEST, HIGHEST = -(2**63), 2**63 - 1  # of prefixes
 MAX_WALKED = 100_000  # prefixes: where so many in a row are of no use, hardly any other is
 _FEW, _MANY = 16, 1024  # rows a batch: the first prompt is often the right one
-
-# In the index's own words, or SQLite does not see that the index has these rows.
-_SAMPLABLE = text("completions.trainable AND completions.source <> 'labeling'")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +85,7 @@ def owners(connection: Connection, prefixes: Collection[int]) -> dict[int, str |
 
 def owners_query(prefixes: Collection[int]) -> Select[*tuple[Any, ...]]:
     """Along the index: its first id of each prefix."""
-    oldest = select(func.min(Completion.id).label("id")).where(_SAMPLABLE, Completion.prefix.in_(prefixes))
+    oldest = select(func.min(Completion.id).label("id")).where(SAMPLABLE, Completion.prefix.in_(prefixes))
     oldest_ids = oldest.group_by(Completion.prefix).subquery()
     return select(Completion.prefix, Completion.user_hash).join(oldest_ids, Completion.id == oldest_ids.c.id)
 
@@ -122,7 +119,7 @@ def batch_query(first: int, last: int, size: int) -> Select[*tuple[Any, ...]]:
         Completion.prefix,
         Completion.prompt_id,
     )
-    within = (_SAMPLABLE, Completion.prefix >= first, Completion.prefix <= last)
+    within = (SAMPLABLE, Completion.prefix >= first, Completion.prefix <= last)
     return select(*columns).where(*within).order_by(Completion.prefix, Completion.id).limit(size)
 
 

@@ -46,6 +46,8 @@ class UtcTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+# Not what stands for a prompt that another completion has: labelers' demonstrations, and pairs of answers (`pairs.py`).
+SAMPLABLE = text("trainable AND source <> 'labeling' AND source <> 'shadow' AND source <> 'evaluation'")
 Json = JSON().with_variant(postgresql.JSONB(), "postgresql")
 
 
@@ -134,8 +136,8 @@ class Completion(Base):
             "ix_completions_samplable",
             "prefix",
             "id",
-            sqlite_where=text("trainable AND source <> 'labeling'"),
-            postgresql_where=text("trainable AND source <> 'labeling'"),
+            sqlite_where=SAMPLABLE,
+            postgresql_where=SAMPLABLE,
         ),
     )
 
@@ -196,6 +198,7 @@ class Feedback(Base):
     __table_args__ = (
         Index("uq_feedback_idempotency", "key_id", "idempotency_key", unique=True),
         Index("ix_feedback_kind_id", "kind", "id"),
+        Index("ix_feedback_kind_created", "kind", "created"),
         Index("ix_feedback_labeler_id", "labeler", "id"),
         Index("ix_feedback_policy_id_id", "policy_id", "id"),
         Index("ix_feedback_key_id_id", "key_id", "id"),

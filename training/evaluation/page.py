@@ -40,7 +40,6 @@ def write_page(folder: Path, result: Mapping[str, Any], rows: Sequence[Mapping[s
         _samples(result, rows),
         page.section("Settings and data", page.table(("", ""), _settings(result))),
     ]
-    folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".{REPORT_FILE}.partial"
     partial.write_text(page.document(f"{names}: evaluation", "\n".join(parts)), encoding="utf-8")
     return partial.replace(folder / REPORT_FILE)

@@ -70,7 +70,7 @@ def heard(connection: Connection, report: Mapping[str, Any], *, now: datetime | 
         return {**report, "people": people}
     shares = [*found.shares, *[0.5] * told["same"]]
     settings = report["settings"]
-    if len(shares) < LEAST:
+    if len(found.shares) < LEAST:
         rule = Rule("people", f"Labelers judged {len(found.shares)} prompts", f"at least {LEAST}", passed=False)
     else:
         rate = rate_of(shares, settings["seed"])
@@ -79,11 +79,6 @@ def heard(connection: Connection, report: Mapping[str, Any], *, now: datetime | 
     promote, reasons = decide([rule])
     reasons = [*report["reasons"], *reasons] if promote else reasons
     return {**report, "people": people, "promote": promote, "reasons": reasons}
-
-
-def take_back(connection: Connection, report: Mapping[str, Any]) -> None:
-    """Nobody is to be asked any more. In a transaction that writes."""
-    pairs.withdraw(connection, report["candidate"]["id"], report["incumbent"]["id"])
 
 
 def _pair(report: Mapping[str, Any], example: Example, row: Mapping[str, Any]) -> LoggedCompletion:

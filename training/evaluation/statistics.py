@@ -26,6 +26,7 @@ _MOST_STEPS: Final = 200
 _LONGEST_STEP: Final = 2.0
 _DONE: Final = 1e-9
 _NORMAL: Final = 1.96
+_HALVINGS: Final = 40
 _AT_ONCE: Final = 2_000_000  # weights of pairs: 16 MB, and some copies
 
 
@@ -78,10 +79,37 @@ def mean_interval(values: Sequence[float], seed: int) -> Interval:
 
 
 def rate_of(shares: Sequence[float], seed: int) -> dict[str, Any]:
-    """The win rate, of what was won of each prompt: its mean and interval, and the prompts won, tied and lost."""
+    """The win rate, of what was won of each prompt: its mean and interval, and the prompts won, tied and lost.
+
+    Where each prompt was won, tied or lost as a whole the interval is the bootstrap's or that of a sign test of those
+    that were not tied, where it is wider: of a few that were all won, hardly any draw has none.
+    """
     wins, losses = sum(share > 0.5 for share in shares), sum(share < 0.5 for share in shares)
     counts = {"wins": wins, "ties": len(shares) - wins - losses, "losses": losses, "prompts": len(shares)}
-    return asdict(mean_interval(shares, seed)) | counts
+    found = mean_interval(shares, seed)
+    if wins + losses and set(shares) <= {0.0, 0.5, 1.0}:
+        low, high = (0.5 + (rate - 0.5) * (wins + losses) / len(shares) for rate in binomial_interval(wins, losses))
+        found = Interval(found.mean, min(found.low, low), max(found.high, high))
+    return asdict(found) | counts
+
+
+def binomial_interval(wins: int, losses: int) -> tuple[float, float]:
+    """Of the probability of a win, 95 % (Clopper and Pearson 1934)."""
+
+    total = wins + losses
+
+    def least(successes: int) -> float:
+        """The probability of which so many or more would be as rare as what an interval leaves out at one end."""
+        counts = np.arange(successes, total + 1)
+        ways = [math.lgamma(total + 1) - math.lgamma(k + 1) - math.lgamma(total - k + 1) for k in counts]
+        low, high = 0.0, 1.0
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            tail = np.exp(ways + counts * math.log(middle) + (total - counts) * math.log1p(-middle)).sum()
+            low, high = (middle, high) if tail < _TAILS[0] else (low, middle)
+        return low
+
+    return (least(wins) if wins else 0.0, 1.0 - least(losses) if losses else 1.0)
 
 
 def length_controlled(duels: Sequence[Duel], seed: int) -> Interval:

@@ -8,7 +8,7 @@ prompts alike, or what one was trained on would be what another is measured on.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
@@ -18,8 +18,10 @@ from sqlalchemy import Connection, Engine
 from honed.server.store import cycles
 from honed.server.store.database import reading
 from honed.server.store.jobs import StoredJob
+from honed.server.store.snapshots import checkpoint_named, checkpoint_with_id
 from honed.training.configs import RunConfig
-from honed.training.data.datasets import DataError, load_dataset
+from honed.training.data.datasets import DataError, Dataset, load_dataset
+from honed.training.evaluation.config import LEAST
 from honed.training.failures import TrainingError
 from honed.training.orders import EVALUATION, KIND, STORE, evaluation_config, run_config, stage_of
 
@@ -52,7 +54,9 @@ def plan(engine: Engine, cycle: StoredJob) -> Plan:
     configs = _configs(cycle, names)
     for name, config in configs.items():
         try:
-            load_dataset(config, stage_of(_METHODS[name]), engine, keep=False)
+            dataset = load_dataset(config, stage_of(_METHODS[name]), engine, keep=False)
+            if name == "ppo":
+                _require_enough_to_ask(dataset)
         except DataError as error:
             if name != "sft":
                 raise TrainingError(f"The step {name} cannot be asked for: {error}") from None
@@ -66,13 +70,34 @@ def order_of(cycle: StoredJob, name: str, made: Mapping[str, StoredJob]) -> tupl
     return (EVALUATION, _evaluation(cycle, made)) if name == "evaluation" else (KIND, _order(cycle, name, made))
 
 
+def _require_enough_to_ask(dataset: Dataset) -> None:
+    """What the evaluation would refuse after hours. It may find fewer: those that nothing was trained on."""
+    if (held_out := len(dataset.of("validation"))) < LEAST:
+        raise TrainingError(
+            f"The step evaluation cannot be asked for: it needs {LEAST} held-out prompts, and there are {held_out}: "
+            "collect more, or hold out more with --set all.validation."
+        )
+
+
 def _last_sft(connection: Connection, cycle: StoredJob) -> datetime | None:
-    """When demonstrations were last learned from."""
-    for each in cycles.before(connection, cycle):
+    """When demonstrations were last learned from by what is in service, in which other cycles have no share."""
+    learned = set(_ancestors(connection, cycle.payload["promoted_id"]))
+    for each in cycles.before(connection, cycle) if learned else ():
         step = cycles.steps(connection, each.id, ["sft"]).get("sft")
-        if step is not None and step.state == "succeeded":
+        if step is None or step.state != "succeeded":
+            continue
+        made = checkpoint_named(connection, _model_of(step))
+        if made is not None and made.id in learned:
             return step.created
     return None
+
+
+def _ancestors(connection: Connection, checkpoint_id: str | None) -> Iterator[str]:
+    """A checkpoint and what it was trained from, as far as the store knows it."""
+    while checkpoint_id is not None:
+        yield checkpoint_id
+        found = checkpoint_with_id(connection, checkpoint_id)
+        checkpoint_id = None if found is None else found.parent_id
 
 
 def _require_one_share(cycle: StoredJob) -> None:
