@@ -23,6 +23,7 @@ from honed.training.distributed import PATIENCE, ranks_of
 SCRIPT = Path(__file__).with_name("torchrun_script.py")
 STAGES = ("sft", "reward", "ppo")
 CROSSED = (("sft", "none"), ("reward", "full"), ("ppo", "full"))  # what goes on with another number of ranks
+DPO = ("dpo-one", "dpo-none")
 CUT = 3  # a step after which a state was written and another one was not
 
 Command = tuple[RunConfig, int | None]  # and the step after which it is cut off
@@ -50,6 +51,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (adapters.model_copy(update={"sharding": "full", "output": "adapters-full"}), None),
         (settings["reward"].model_copy(update={"sharding": "full", "dtype": "bfloat16", "output": "bfloat16"}), None),
     ]
+    preferences = toy_runs.dpo(home, output="dpo-one")
+    train(home, preferences)
+    commands.append((preferences.model_copy(update={"output": "dpo-none"}), None))
     last = []
     for stage, sharding in CROSSED:
         by_one, by_two = (
@@ -114,6 +118,16 @@ def test_a_model_that_is_shared_out_computes_in_bfloat16(home: Path) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
 
 
+def test_trls_trainers_learn_the_same_on_two_ranks(home: Path) -> None:
+    """Where batches can be shared out evenly: else a rank gets a pair twice, and so for what is measured."""
+    alone, shared = ([line["train/loss"] for line in curve(home, name) if "train/loss" in line] for name in DPO)
+    assert len(alone) == 6
+    assert shared == pytest.approx(alone, rel=1e-4)
+    alone_weights, shared_weights = (weights(home, name) for name in DPO)
+    for name, each in alone_weights.items():
+        assert shared_weights[name].numpy() == pytest.approx(each.numpy(), abs=1e-4)
+
+
 def assert_same_curve(home: Path, stage: str, name: str) -> None:
     alone, shared = curve(home, f"{stage}-one"), curve(home, name)
     assert [line.keys() for line in shared] == [line.keys() for line in alone]
@@ -154,7 +168,7 @@ def test_the_first_rank_speaks_for_all(home: Path) -> None:
     printed = (home / "out").read_text().split()
     assert printed == [
         *(str(home / "models" / f"{stage}-{sharding}") for stage in STAGES for sharding in ("none", "full")),
-        *(str(home / "models" / name) for name in ("adapters-full", "bfloat16")),
+        *(str(home / "models" / name) for name in ("adapters-full", "bfloat16", "dpo-none")),
         *(str(home / "models" / f"{stage}-by-two") for stage in STAGES),
         *(str(home / "models" / f"sick-{sharding}") for sharding in ("none", "full")),
     ]

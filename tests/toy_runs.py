@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from honed.models.checkpoint import weight_files
-from honed.training.configs import CONFIGS, PPOConfig, RewardConfig, RunConfig, SFTConfig
+from honed.training.configs import CONFIGS, DPOConfig, PPOConfig, RewardConfig, RunConfig, SFTConfig
 from honed.training.generation import Generator
 from honed.training.learner import DivergedError
 from honed.training.reports.tracking import Tracker, read_metrics
@@ -91,6 +91,12 @@ def ppo(home: Path, **changes: Any) -> PPOConfig:
         "tokens_per_pass": 40,
     }
     return PPOConfig.model_validate(_SMALL | own | changes)
+
+
+def dpo(home: Path, **changes: Any) -> DPOConfig:
+    """Six steps of four pairs."""
+    own = {"data": str(home / "rankings.jsonl"), "batch_size": 4, "learning_rate": 1e-3, "validation": 4}
+    return DPOConfig.model_validate(_SMALL | own | changes)
 
 
 def typed(config: RunConfig) -> list[str]:
