@@ -275,7 +275,8 @@ def test_each_cycle_makes_a_better_policy(users: Users, worker: Worker, home: Pa
     for meanwhile, people in ((_wait, 0), (users.label, 60), (killer.look, 0)):
         users.rank()
         cycle = cycled(users, meanwhile, people)
-        assert (cycle["status"], cycle["error"], cycle["decision"]) == ("succeeded", None, "canary"), cycle
+        found = (cycle["status"], cycle["error"], cycle["decision"])
+        assert found == ("succeeded", None, "canary"), cycle["reasons"]
         assert [step["name"] for step in cycle["steps"]] == steps
         told = cycle["evaluation"]["people"]
         assert (told is None) == (people == 0)

@@ -161,7 +161,7 @@ def test_sft_is_a_step_where_enough_is_new_to_what_is_in_service(filled: Engine)
 
 
 def test_too_few_prompts_to_measure_on_end_the_cycle_at_once(store: Engine) -> None:
-    collect(store, 40)
+    collect(store, 28)
     cycle_id = begin(store)
     advance(store)
     cycle = stored(store, cycle_id)

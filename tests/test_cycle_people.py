@@ -85,7 +85,8 @@ def test_what_people_let_through_stays_so_until_it_is_approved(store: Engine) ->
     assert stored(store, cycle.id).result["decision"] == "canary"
 
 
-def test_a_cancel_before_anybody_looked_takes_all_back(store: Engine) -> None:
+@pytest.mark.parametrize("is_cancelled", [True, False])
+def test_an_end_before_anybody_looked_takes_all_back(store: Engine, *, is_cancelled: bool) -> None:
     """The evaluation has asked, and the cycle has not noted it yet."""
     collect(store)
     register(store, "m-ppo", "ppo")
@@ -94,11 +95,17 @@ def test_a_cancel_before_anybody_looked_takes_all_back(store: Engine) -> None:
         advance(store)
         work(store)
     advance(store)
-    asked_about(store)
+    report = asked_about(store)
     assert take(store, "ada") is not None
-    work(store, error="the disk is full")
+    if is_cancelled:
+        work(store, report)
+        with writing(store) as connection:
+            assert cycles.cancel(connection, cycle_id)
+    else:
+        work(store, error="the disk is full")
     advance(store)
-    assert (stored(store, cycle_id).state, take(store, "ben")) == ("failed", None)
+    assert stored(store, cycle_id).state == ("cancelled" if is_cancelled else "failed")
+    assert take(store, "ben") is None
 
 
 def test_what_waits_for_approval_waits_for_no_labeler(store: Engine) -> None:

@@ -51,9 +51,11 @@ def test_a_machine_whose_clock_is_ahead_blocks_nobody(store: Engine, monkeypatch
             assert cycles.cancel(connection, last.id)
         assert begin(store) != last.id
     with reading(store) as connection:
-        last = cycles.newest(connection)
-    assert last is not None
+        last, *others = cycles.before(connection, None)
+        assert cycles.newest(connection) == last
+        assert [each.id for each in cycles.before(connection, last)] == [each.id for each in others]
     assert last.id < ahead
+    assert (others[-1].id, len(others)) == (ahead, 2)
 
 
 def test_one_cycle_at_a_time_and_none_while_a_policy_is_tried_out(store: Engine) -> None:

@@ -166,6 +166,8 @@ def test_memory_of_adapters() -> None:
     assert "reference" not in memory(DPOConfig(lora=True), POLICY, None, number_bytes=2, tokens_per_pass=0)
     at_the_end = memory(PPOConfig(lora=True), POLICY, JUDGE, number_bytes=2, tokens_per_pass=0)
     assert at_the_end["reference"] == 2000
+    for config, shards in ((PPOConfig(lora=True), 2), (PPOConfig(lora=True, validation=0), 1)):
+        assert "reference" not in memory(config, POLICY, JUDGE, number_bytes=2, tokens_per_pass=0, shards=shards)
 
 
 def test_the_context_is_that_of_all_who_read() -> None:

@@ -150,11 +150,11 @@ def test_what_a_labeler_took_along_is_neither_waited_for_nor_counted(store: Engi
 
 def test_a_report_counts_its_own_prompts(store: Engine) -> None:
     """Not what was judged for another, nor a prompt twice where the answers read the same by now."""
-    prompts = asked(store, 14)
+    prompts = asked(store, 16)
     ask_about(store, prompts[:12])
     judge(store, *[WON] * 12)
-    again = ask_about(store, prompts[2:], *[(OURS, OURS)] * 4)
-    assert again["people"].items() >= {"asked": 12, "same": 4, "judged": 6, "waiting": 2}.items()
+    again = ask_about(store, prompts[2:], *[(OURS, OURS)] * 4, people=14)
+    assert again["people"].items() >= {"asked": 14, "same": 4, "judged": 6, "waiting": 4}.items()
 
 
 def test_what_was_taken_back_is_asked_again_where_nobody_judged_it(store: Engine) -> None:
@@ -177,12 +177,12 @@ def test_too_few_words_refuse(store: Engine) -> None:
     assert (report["promote"], report["reasons"]) == (False, ["Labelers judged 9 prompts (people: at least 10)"])
 
 
-def test_what_nobody_was_asked_for_is_no_word(store: Engine) -> None:
-    """Ties by themselves are not counted to the ten that it takes."""
+def test_where_too_few_answers_differ_nobody_is_asked(store: Engine) -> None:
+    """Ties by themselves are not counted to the ten that it takes: it is decided already."""
     report = ask_about(store, asked(store), *[(OURS, OURS)] * 3)
-    judge(store, *[WON] * 9)
-    report = hear(store, report)
-    assert (report["promote"], report["reasons"]) == (False, ["Labelers judged 9 prompts (people: at least 10)"])
+    assert (report["promote"], report["reasons"]) == (False, ["Labelers judged 0 prompts (people: at least 10)"])
+    assert report["people"].items() >= {"asked": 12, "same": 3, "judged": 0, "waiting": 0}.items()
+    assert take(store, "ada") is None
 
 
 def test_answers_that_read_the_same_are_ties_that_nobody_is_asked_for(store: Engine) -> None:
@@ -217,7 +217,7 @@ def test_as_many_are_asked_as_are_wanted_or_there(store: Engine) -> None:
 def test_a_pair_is_of_whoever_asked_first(store: Engine) -> None:
     """And goes with it, redacted like it; a text prompt is one still."""
     first, second = add(store, "One", user="ann", key_id="key-7"), add(store, "Two")
-    prompts = [example(first, "One"), example(second, "Two", is_text=True)]
+    prompts = [example(first, "One"), example(second, "Two", is_text=True), *asked(store, 8)]
     ask_about(store, prompts, (OURS, "Write to ann@example.com."), people=10)
     with reading(store) as connection:
         made = {row.derived_from: row for row in connection.execute(select(Completion))}
@@ -231,7 +231,7 @@ def test_a_pair_is_of_whoever_asked_first(store: Engine) -> None:
         (0, OURS, None), (1, "Write to [EMAIL].", "ckpt-old")
     ]  # fmt: skip
     erasure.erase_completion(store, first)
-    assert (count(store, Completion), count(store, Task)) == (2, 1)
+    assert (count(store, Completion), count(store, Task)) == (18, 9)
 
 
 def test_nobody_is_waited_for_about_what_is_gone_or_denied(store: Engine) -> None:

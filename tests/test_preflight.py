@@ -104,6 +104,10 @@ def test_a_reward_model_that_would_choose_nothing_is_refused(policy: Path, judge
     lengths = [Length("a", 20, (3,))]
     assert "raise --validation" in refusal(preflight, "sft", config, lengths, None, **asked)
     assert preflight("sft", config, lengths, lengths, **asked) == []
+    too_long = [Length("a", 33, (3,)), Length("b", 40, (3,))]
+    said = refusal(preflight, "sft", config, lengths, too_long, **asked)
+    assert "fit into the 64 tokens that the reward model reads" in said
+    assert preflight("sft", config, lengths, [*too_long, Length("c", 32, (3,))], **asked) == []
 
 
 # Names and settings of runs
@@ -260,6 +264,10 @@ def test_nothing_that_fits_is_refused() -> None:
         "raise it to 21 or more."
     )
     assert refusal(noted, none, Limits(10, 10), is_context=True).endswith("take a model with a longer context.")
+    assert refusal(noted, none, Limits(10, 4, reserved=4), stage="ppo") == (
+        "None of the 2 prompts leaves room for an answer: --max-tokens is 10, and the shortest prompt has 20: raise it "
+        "to 24 or more, or lower --max-new-tokens (4)."
+    )
     ppo = refusal(noted, none, Limits(25, 8, reserved=8), stage="ppo")
     assert ppo.endswith("raise it to 28 or more, or lower --max-new-tokens (8).")
     assert "no thumbs to train on" in refusal(check_lengths, "kto", Fitted((), (), ()), Limits(9, 9), is_context=False)

@@ -15,9 +15,11 @@ from toy_runs import WORDS, curve, make_home, train, write_rows
 from honed.models.policy import load_tokenizer
 from honed.server.store.exchange.records import text_prompt
 from honed.training.configs import RewardConfig
+from honed.training.data.datasets import load_dataset
 from honed.training.encoding import Encoder
 from honed.training.failures import TrainingError
 from honed.training.loading import load_scalar
+from honed.training.planning.outlook import look_ahead
 from honed.training.scoring import normalised, score_trees
 
 
@@ -66,7 +68,7 @@ def test_rule_8_zero_is_a_demonstration_and_one_a_deviation_of_the_ranked(home: 
 
 
 def test_answers_that_read_the_same_teach_nothing(home: Path) -> None:
-    """Rankings of such answers alone are left out: the run is the one without them."""
+    """Rankings of such answers alone are left out, which is said: the run is the one without them."""
     telling = [ranking(word, (word, word[::-1])) for word in WORDS[:6]]
     same = [ranking(word, ("again and", "again or")) for word in WORDS[6:]]  # once they are cut
     found = []
@@ -75,9 +77,14 @@ def test_answers_that_read_the_same_teach_nothing(home: Path) -> None:
         train(home, toy_runs.reward(home, data=data, validation=0, output=output, answer_tokens=3))
         found.append([line["train/loss"] for line in curve(home, output) if "train/loss" in line])
     assert found[0] == found[1]
+    config = toy_runs.reward(home, data=str(home / "with.jsonl"), validation=0, answer_tokens=3)
+    seen = look_ahead("reward", config, load_dataset(config, "reward", None), home)
+    assert (seen.work.steps, seen.work.epochs) == (4, 2), "of two batches of three"
+    assert seen.notes[0].startswith("6 of 12 rankings say nothing, since their answers do not differ in the first 3 t")
 
 
 def test_where_all_answers_are_cut_to_the_same_there_is_nothing_to_learn(home: Path) -> None:
     rows = [ranking(word, (f"!{word}", f"!{word[::-1]}")) for word in WORDS]
-    with pytest.raises(TrainingError, match="differ in their first 1 tokens: raise --answer-tokens"):
+    with pytest.raises(TrainingError, match=r"12 of 12 rankings say nothing.*1 tokens \(--answer-tokens\): raise it"):
         trained_on(home, rows, answer_tokens=1)
+    assert not (home / "runs").exists(), "it is refused before the run begins"

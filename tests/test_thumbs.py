@@ -114,7 +114,7 @@ def test_counting_goes_along_indices(store: Engine) -> None:
         since = plan(connection, thumbs.count_since_query(["a", "b"], datetime.now(UTC)))
     assert "completions" not in whole, "their number does not matter"
     if store.dialect.name == "sqlite":  # PostgreSQL's choice depends on how many there are
-        assert "SEARCH feedback USING INDEX ix_feedback_kind_id (kind=?)" in whole
+        assert re.search(r"SEARCH feedback USING INDEX ix_feedback_kind_\w+ \(kind=\?\)", whole)
         assert re.search(r"SEARCH feedback USING INDEX \S+ \(\w+=\? AND id>\?\)", since)
     for how in (whole, since):
         assert "Seq Scan" not in how

@@ -72,8 +72,8 @@ def assemble(run: Run[PPOConfig], reward_folder: Path) -> Cast:
 
 
 def folded(run: Run[PPOConfig], cast: Cast, *, measures: bool) -> Cast:
-    """The cast with the policy's adapters folded in, as it will be saved. The reference, which was the policy without
-    them, is loaded then where it `measures` what is left."""
+    """The cast with the policy's adapters folded in, as it will be saved; one that is shared out is folded when it is
+    saved. The reference, which was the policy without them, is loaded then where it `measures` what is left."""
     if cast.reference is not None or is_sharded(cast.policy.model):
         return cast
     fold(run, cast.policy.model)

@@ -168,7 +168,8 @@ def _rounded(value: Any) -> Any:
 
 
 def _write(folder: Path, result: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it has what users asked
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)  # it has what users asked
     write_rows(folder / ANSWERS_FILE, rows)
     write_page(folder, result, rows)
     partial = folder / f".{EVALUATION_FILE}.partial"

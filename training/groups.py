@@ -42,17 +42,26 @@ def demonstrations(examples: Iterable[Example], encoder: Encoder) -> list[Tree]:
 
 
 def groups(examples: Iterable[Example], encoder: Encoder) -> list[Group]:
-    """The rankings; those whose prompt leaves no room are left out."""
-    found = []
-    for example in examples:
-        ranking = example.record
-        assert isinstance(ranking, Ranking)
-        tree = encoder.tree(ranking.prompt, [answer.text for answer in ranking.answers])
-        if tree is not None:
-            ranks = tuple(answer.rank for answer in ranking.answers)
-            sources = tuple(answer.source for answer in ranking.answers)
-            found.append(Group(tree, ranks, sources, example.labeler))
-    return found
+    """The rankings; those whose prompt leaves no room are left out, and those that say nothing."""
+    found = (_group(example, encoder) for example in examples)
+    return [group for group in found if group is not None and group.is_telling]
+
+
+def says_nothing(example: Example, encoder: Encoder) -> bool:
+    """Whether all answers of a ranking that differ in rank are the same once they are cut."""
+    group = _group(example, encoder)
+    return group is not None and not group.is_telling
+
+
+def _group(example: Example, encoder: Encoder) -> Group | None:
+    ranking = example.record
+    assert isinstance(ranking, Ranking)
+    tree = encoder.tree(ranking.prompt, [answer.text for answer in ranking.answers])
+    if tree is None:
+        return None
+    ranks = tuple(answer.rank for answer in ranking.answers)
+    sources = tuple(answer.source for answer in ranking.answers)
+    return Group(tree, ranks, sources, example.labeler)
 
 
 def prompts(examples: Iterable[Example], encoder: Encoder, max_new_tokens: int) -> list[tuple[int, ...]]:

@@ -118,7 +118,7 @@ def optimise(run: Run[PPOConfig], cast: Cast) -> Trained:
         if (iteration + 1) % config.save_every == 0 and not is_last:
             save_state(run.folder, iteration + 1, state, run.ranks)
     cast.learner.publish(good if stopped else average.weights)
-    if stopped or config.lora:  # else the last round measured just these
+    if stopped or (config.lora and not is_sharded(cast.policy.model)):  # else the last round measured just these
         cast = folded(run, cast, measures=bool(held_out))
         measured = measure(run, cast, held_out)
         run.tracker.log(iteration + 1, measured)

@@ -18,7 +18,6 @@ from honed.models.scalar_head import ScalarModel
 from honed.training.accuracy import Scored, evaluate
 from honed.training.configs import RewardConfig
 from honed.training.encoding import Encoder
-from honed.training.failures import TrainingError
 from honed.training.fitting import Metrics, Objective, fit
 from honed.training.forward import scalar_numbers
 from honed.training.groups import Group, demonstrations, groups
@@ -37,12 +36,7 @@ def train_reward(run: Run[RewardConfig]) -> Trained:
     config = run.config
     tokenizer = load_tokenizer(run.parent)
     encoder = Encoder(tokenizer, config.max_tokens, config.answer_tokens)
-    train = [group for group in groups(run.dataset.of("train"), encoder) if group.is_telling]
-    if not train:
-        raise TrainingError(
-            f"No ranking has two answers that differ in their first {config.answer_tokens} tokens: raise "
-            "--answer-tokens."
-        )
+    train = groups(run.dataset.of("train"), encoder)
     held_out = groups(run.dataset.of("validation"), encoder)
     model = load_scalar(run.parent, torch.float32, run.loads_on, config.seed)
     learner = learner_of(model, config, run.ranks, run.dtype, learning_rate=config.learning_rate)

@@ -192,7 +192,8 @@ def _held(folder: Path, ranks: Ranks) -> Iterator[None]:
     lock = FileLock(folder / _LOCK_FILE)
 
     def acquire() -> None:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it gets samples of what users asked
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)  # it gets samples of what users asked
         try:
             lock.acquire(timeout=0)
         except Timeout:

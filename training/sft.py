@@ -26,13 +26,13 @@ from honed.training.learner import Best
 from honed.training.loading import Loaded, learner_of, load_model, load_scalar
 from honed.training.objectives import token_logprobs
 from honed.training.planning.estimates import read_shape
+from honed.training.planning.lengths import scored_tokens
 from honed.training.run import Run, Trained
 from honed.training.scoring import normalised, score_trees
 from honed.training.showcase import Showcase
 from honed.training.trees import Tree, pack, plan
 from honed.training.weights import fold, whole_state
 
-ANSWER_TOKENS: Final = 128  # of answers that are made to be scored or shown, where so many leave room for a prompt
 SCORED: Final = 64  # prompts
 
 
@@ -46,7 +46,7 @@ def train_sft(run: Run[SFTConfig], reward_folder: Path | None) -> Trained:
     trees = demonstrations(run.dataset.of("train"), encoder)
     unseen = demonstrations(held_out, encoder)
     room = min(config.max_tokens, read_shape(reward_folder).context_length) if reward_folder else config.max_tokens
-    answer_tokens = min(ANSWER_TOKENS, room // 2)
+    answer_tokens = scored_tokens(room)
     asked = prompts(held_out, Encoder(loaded.tokenizer, room, room), answer_tokens)[:SCORED]
     hooks = dropout.add(loaded.model, config.dropout)
     learner = learner_of(loaded.model, config, run.ranks, run.dtype, learning_rate=config.learning_rate)

@@ -26,7 +26,6 @@ WAITING: Final = "paused"  # for a person's word
 # What is asked for where nothing is said: as in `wire/cycles.py` and in the command's options.
 DEFAULTS: Final[Mapping[str, Any]] = {"approve": False, "share": 10, "demonstrations": 20, "settings": {}}
 _OPEN: Final = (*GOING, WAITING)
-_AT_ONCE: Final = 100
 
 
 class CycleGoingOnError(Exception):
@@ -67,18 +66,20 @@ def start(connection: Connection, model: str, asked: Mapping[str, Any], *, key_i
 
 
 def newest(connection: Connection) -> StoredJob | None:
-    """By the database's clock: an id has the time of the machine that made it, which may be ahead."""
-    query = select(Job.id).where(Job.kind == KIND).order_by(Job.created.desc(), Job.id.desc()).limit(1)
-    found = connection.execute(query).scalar_one_or_none()
-    return None if found is None else jobs.load(connection, found)
+    return next(before(connection, None), None)
 
 
 def before(connection: Connection, cycle: StoredJob | None) -> Iterator[StoredJob]:
-    """The cycles before this one, or all, the newest first."""
-    after = None if cycle is None else cycle.id
-    while found := jobs.page(connection, KIND, after=after, limit=_AT_ONCE):
-        yield from found
-        after = found[-1].id
+    """The cycles before this one, or all, the newest first, by the database's clock: an id has the time of the machine
+    that made it, which may be ahead."""
+    query = select(Job.id).where(Job.kind == KIND).order_by(Job.created.desc(), Job.id.desc())
+    if cycle is not None:
+        is_older = (Job.created == cycle.created) & (Job.id < cycle.id)
+        query = query.where((Job.created < cycle.created) | is_older)
+    for cycle_id in connection.execute(query).scalars().all():
+        found = jobs.load(connection, cycle_id)
+        assert found is not None, "cycles stay"
+        yield found
 
 
 def last_decided(connection: Connection) -> StoredJob | None:

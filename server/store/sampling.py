@@ -76,7 +76,7 @@ def prompts(connection: Connection, max_per_user: int | None = None) -> Iterator
 
 def owners(connection: Connection, prefixes: Collection[int]) -> dict[int, str | None]:
     """Whose the prompts are: the users of the oldest completions with these prefixes, None for nobody's. Without those
-    that only labelers' answers have."""
+    that only labelers' answers, or pairs, have."""
     found: dict[int, str | None] = {}
     for some in batches(prefixes):
         found.update((row.prefix, row.user_hash) for row in connection.execute(owners_query(some)))

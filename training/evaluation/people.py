@@ -44,13 +44,14 @@ def ask(
     asked = list(zip(prompts, rows, strict=True))[: report["settings"]["people"]]
     made = [_pair(report, example, row) for example, row in asked]
     differing = [pair for pair in made if len({choice.text.strip() for choice in pair.choices}) > 1]
-    of = sorted({str(pair.derived_from) for pair in differing})
+    telling = differing if len(differing) >= LEAST else []  # of fewer it is decided: no labeler has to work for it
+    of = sorted({str(pair.derived_from) for pair in telling})
     people = {"asked": len(made), "same": len(made) - len(differing), "of": of}
     ingest = Ingest(load_salt(engine))
     for _ in range(ATTEMPTS):
         try:
             with writing(engine) as connection:
-                _store(connection, ingest, differing, report)
+                _store(connection, ingest, telling, report)
         except (IntegrityError, StoreConflictError):
             continue
         with reading(engine) as connection:

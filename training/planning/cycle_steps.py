@@ -43,8 +43,8 @@ class Plan:
 
 
 def plan(engine: Engine, cycle: StoredJob) -> Plan:
-    """The steps of a cycle: SFT is one where enough was demonstrated since it last was. Reads the data of each. Raises
-    TrainingError for what a step would be refused for, and StoreUnavailableError."""
+    """The steps of a cycle: SFT is one where enough was demonstrated that what is in service has not learned. Reads the
+    data of each. Raises TrainingError for what a step would be refused for, and StoreUnavailableError."""
     with reading(engine) as connection:
         new = cycles.count_since(connection, ("correction",), _last_sft(connection, cycle))
     is_enough = new >= cycle.payload["demonstrations"]

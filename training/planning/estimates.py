@@ -143,9 +143,8 @@ def memory(
     weight_bytes = _weight_bytes(config, number_bytes)
     shared = {"policy": _trained_bytes(config, policy, weight_bytes)}
     whole = {}
-    if isinstance(config, PPOConfig) or (isinstance(config, DPOConfig | KTOConfig) and not config.lora):
-        # With adapters it is the policy without them; PPO loads one at its end, when they are folded in.
-        whole["reference"] = policy.parameters * weight_bytes
+    if isinstance(config, PPOConfig | DPOConfig | KTOConfig) and (not config.lora or _measures_folded(config, shards)):
+        whole["reference"] = policy.parameters * weight_bytes  # with adapters, the policy without them
     if isinstance(config, PPOConfig):
         shared["value network"] = _trained_bytes(config, reward or policy, number_bytes)
     if copies := _copies(config):
@@ -170,6 +169,11 @@ def disk(config: RunConfig, policy: Shape, reward: Shape | None, *, number_bytes
 def adapter_parameters(shape: Shape, rank: int) -> int:
     """Of low-rank adapters on every matrix of the layers (arXiv:2106.09685): `rank` rows and columns each."""
     return sum(rank * (rows + columns) for rows, columns in shape.linear)
+
+
+def _measures_folded(config: RunConfig, shards: int) -> bool:
+    """Whether PPO loads a reference at its end, when the adapters that made one of the policy are folded in."""
+    return isinstance(config, PPOConfig) and shards == 1 and bool(config.validation)
 
 
 def _weight_bytes(config: RunConfig, number_bytes: int) -> int:

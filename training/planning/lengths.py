@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from honed.training.data.datasets import Example
 
 _UNBOUNDED = 2**31
+_SCORED_TOKENS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,11 @@ def fit(lengths: Iterable[Length], limit: Limits) -> Fitted:
         if kept[-1] != length:
             cut.append(length)
     return Fitted(tuple(kept), tuple(left_out), tuple(cut))
+
+
+def scored_tokens(room: int) -> int:
+    """Of answers that are made to be scored or shown, where `room` is there for the prompt too."""
+    return min(_SCORED_TOKENS, room // 2)
 
 
 def measured(tokenizer: PreTrainedTokenizerBase, stage: Stage, examples: Sequence[Example]) -> list[Length]:

@@ -7,16 +7,20 @@ look here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from honed.models.policy import load_tokenizer
 from honed.models.sources import pull
-from honed.training.configs import DPOConfig, KTOConfig, PPOConfig, RunConfig, SFTConfig, Stage
-from honed.training.data.datasets import Dataset
+from honed.training.configs import DPOConfig, KTOConfig, PPOConfig, RewardConfig, RunConfig, SFTConfig, Stage
+from honed.training.data.datasets import Dataset, Example
+from honed.training.encoding import Encoder
+from honed.training.failures import TrainingError
+from honed.training.groups import says_nothing
 from honed.training.planning.architectures import require_known
 from honed.training.planning.estimates import Shape, Work, context_length, read_shape, work
-from honed.training.planning.lengths import Limits, fit, limits, measured
+from honed.training.planning.lengths import Length, Limits, fit, limits, measured
 from honed.training.planning.machine import Machine, this_machine
 from honed.training.planning.preference_checks import check_preferences
 from honed.training.planning.preflight import preflight
@@ -43,15 +47,18 @@ def look_ahead(stage: Stage, config: RunConfig, dataset: Dataset, home: Path) ->
     require_known(policy)
     machine = this_machine(config, home)
     tokenizer = load_tokenizer(policy)
-    lengths = measured(tokenizer, stage, dataset.of("train"))
-    wants_held_out = bool(dataset.card.settings["validation"])
-    held_out = measured(tokenizer, stage, dataset.of("validation")) if wants_held_out else None
-    notes = preflight(
-        stage, config, lengths, held_out, policy=policy, reward_model=reward_model, machine=machine
-    )  # fmt: skip
     shape = read_shape(policy)
     judge = None if reward_model is None else read_shape(reward_model)
     limit = limits(config, context_length(config, shape, judge))
+    lengths = measured(tokenizer, stage, dataset.of("train"))
+    notes: list[str] = []
+    if isinstance(config, RewardConfig):
+        lengths, notes = _telling(lengths, dataset.of("train"), Encoder(tokenizer, limit.tokens, limit.answer))
+    wants_held_out = bool(dataset.card.settings["validation"])
+    held_out = measured(tokenizer, stage, dataset.of("validation")) if wants_held_out else None
+    notes += preflight(
+        stage, config, lengths, held_out, policy=policy, reward_model=reward_model, machine=machine
+    )  # fmt: skip
     if isinstance(config, DPOConfig | KTOConfig):
         check_preferences(config, dataset.of("train"), tokenizer, limit.tokens)
     if isinstance(config, PPOConfig) and config.pretraining is not None:
@@ -66,6 +73,20 @@ def look_ahead(stage: Stage, config: RunConfig, dataset: Dataset, home: Path) ->
         work=work(config, fit(lengths, limit).kept, shape, judge),
         notes=tuple(notes),
     )
+
+
+def _telling(lengths: list[Length], rankings: Sequence[Example], encoder: Encoder) -> tuple[list[Length], list[str]]:
+    """Those of the rankings that say something, and a note on the others. Raises TrainingError where none does."""
+    silent = [says_nothing(each, encoder) for each in rankings]
+    if not any(silent):
+        return lengths, []
+    found = (
+        f"{sum(silent)} of {len(silent)} rankings say nothing, since their answers do not differ in the first "
+        f"{encoder.answer_tokens} tokens (--answer-tokens)"
+    )
+    if all(silent):
+        raise TrainingError(f"{found}: raise it.")
+    return [length for length, is_silent in zip(lengths, silent, strict=True) if not is_silent], [f"{found}."]
 
 
 def _reward_model(config: RunConfig, home: Path) -> Path | None:

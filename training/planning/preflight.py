@@ -18,7 +18,7 @@ from honed.models.checkpoint import LINEAGE_FILE
 from honed.training.configs import DPOConfig, KTOConfig, PPOConfig, RunConfig, SFTConfig, Stage
 from honed.training.failures import TrainingError
 from honed.training.planning.estimates import Shape, context_length, disk, memory, read_shape
-from honed.training.planning.lengths import Fitted, Length, Limits, fit, limits
+from honed.training.planning.lengths import Fitted, Length, Limits, fit, limits, scored_tokens
 
 if TYPE_CHECKING:
     from honed.training.planning.machine import Machine
@@ -58,6 +58,8 @@ def preflight(
     judge = None if reward_model is None else read_shape(reward_model)
     limit = limits(config, context_length(config, shape, judge))
     is_context = limit.tokens < config.max_tokens
+    if isinstance(config, SFTConfig) and judge is not None:
+        check_scored(held_out or (), min(limit.tokens, judge.context_length))
     notes = check_lengths(stage, fit(lengths, limit), limit, is_context=is_context)
     if held_out is not None:
         notes += check_lengths(stage, fit(held_out, limit), limit, is_context=is_context, are_held_out=True)
@@ -165,13 +167,8 @@ def check_lengths(
     noun = f"held-out {NOUNS[stage]}" if are_held_out else NOUNS[stage]
     total = len(fitted.kept) + len(fitted.left_out)
     most = limit.tokens - limit.reserved
-    room = (
-        f"the models read {limit.tokens} tokens"
-        if stage == "ppo"
-        else f"the model reads {limit.tokens} tokens"
-        if is_context
-        else f"--max-tokens is {limit.tokens}"
-    )
+    readers = "the models read" if stage == "ppo" else "the model reads"
+    room = f"{readers} {limit.tokens} tokens" if is_context else f"--max-tokens is {limit.tokens}"
     if not total:
         if are_held_out:
             raise TrainingError(f"There are no {noun} to measure on: raise --validation, or give 0 to measure nothing.")
@@ -202,6 +199,16 @@ def check_lengths(
             f"{first.prompt} + {max(first.answers)} tokens."
         )
     return notes
+
+
+def check_scored(held_out: Sequence[Length], room: int) -> None:
+    """Raises TrainingError where the reward model, which has `room` for prompt and answer, can score no answer to
+    held-out prompts, and so choose no epoch by them."""
+    if all(each.prompt + scored_tokens(room) > room for each in held_out):
+        raise TrainingError(
+            f"No held-out prompt and its answer fit into the {room} tokens that the reward model reads: take one with "
+            "a longer context, or leave --reward-model out."
+        )
 
 
 def check_room(config: RunConfig, policy: Shape, reward: Shape | None, machine: Machine) -> list[str]:
