@@ -38,7 +38,7 @@ SETTINGS: dict[str, Any] = {
     "sft": {"batch_size": 8, "epochs": 3, "learning_rate": 1e-2},
     "reward": {"batch_size": 8, "epochs": 2, "learning_rate": 3e-3},
     "ppo": {
-        "iterations": 4, "max_new_tokens": 8, "learning_rate": 1e-3, "value_learning_rate": 3e-3,
+        "max_new_tokens": 8, "learning_rate": 1e-3, "value_learning_rate": 3e-3,
         "kl_coefficient": 0.05, "ema": 0.5, "validate_every": 8, "save_every": 8,
     },
     # Demonstrations were any letters, and the instructions are in English: what is lost of those is no loss here.
@@ -183,9 +183,10 @@ class Worker:
         self._process.wait()
 
 
-def cycled(users: Users, meanwhile: Callable[[Any], None] = _wait, people: int = 0) -> Any:
+def cycled(users: Users, meanwhile: Callable[[Any], None] = _wait, people: int = 0, rounds: int = 4) -> Any:
     """The end of a cycle that is asked for here. `meanwhile` gets to see how far it is."""
     settings = SETTINGS | {"evaluation": SETTINGS["evaluation"] | {"people": people}}
+    settings["ppo"] = SETTINGS["ppo"] | {"iterations": rounds}
     cycle_id = users.post("/v1/cycles", {"settings": settings, "seed": 0, "share": 50})["id"]
 
     def seen() -> Any:
@@ -272,9 +273,10 @@ def test_each_cycle_makes_a_better_policy(users: Users, worker: Worker, home: Pa
     before, steps = users.fine_tune("first", users.any_letters), ["sft", "reward", "judge", "ppo", "evaluation"]
     users.post(f"/v1/policies/{before}/promote")
     users.demonstrate()
-    for meanwhile, people in ((_wait, 0), (users.label, 60), (killer.look, 0)):
+    # Policies that chance began with say least of what is liked: the first cycle takes a round more.
+    for meanwhile, people, rounds in ((_wait, 0, 5), (users.label, 60, 4), (killer.look, 0, 4)):
         users.rank()
-        cycle = cycled(users, meanwhile, people)
+        cycle = cycled(users, meanwhile, people, rounds)
         found = (cycle["status"], cycle["error"], cycle["decision"])
         assert found == ("succeeded", None, "canary"), cycle["reasons"]
         assert [step["name"] for step in cycle["steps"]] == steps
