@@ -228,7 +228,7 @@ def stop_without_a_lock(process: subprocess.Popen[bytes], engine: Engine) -> Non
             return
         except sqlite3.OperationalError:
             process.send_signal(signal.SIGCONT)
-            time.sleep(0.05)
+            time.sleep(0.05)  # for it to end the transaction that it was stopped in
         finally:
             connection.close()
 

@@ -95,7 +95,6 @@ def rate_of(shares: Sequence[float], seed: int) -> dict[str, Any]:
 
 def binomial_interval(wins: int, losses: int) -> tuple[float, float]:
     """Of the probability of a win, 95 % (Clopper and Pearson 1934)."""
-
     total = wins + losses
 
     def least(successes: int) -> float:
@@ -109,7 +108,7 @@ def binomial_interval(wins: int, losses: int) -> tuple[float, float]:
             low, high = (middle, high) if tail < _TAILS[0] else (low, middle)
         return low
 
-    return (least(wins) if wins else 0.0, 1.0 - least(losses) if losses else 1.0)
+    return least(wins) if wins else 0.0, 1.0 - least(losses) if losses else 1.0
 
 
 def length_controlled(duels: Sequence[Duel], seed: int) -> Interval:

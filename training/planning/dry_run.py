@@ -16,8 +16,8 @@ from honed.training.data.splits import SPLITS
 from honed.training.planning.estimates import STATES, Shape, Work, disk, memory, seconds
 from honed.training.planning.machine import Machine, matmul_speed
 from honed.training.planning.outlook import Outlook, look_ahead
-from honed.training.planning.preflight import NOUNS, output_name, require_output, require_reward_model
-from honed.training.reports.findings import RUN_FILE
+from honed.training.planning.preflight import NOUNS, output_name, require_reward_model
+from honed.training.planning.prepare import require_place
 from honed.training.reports.numbers import amount, duration
 
 if TYPE_CHECKING:
@@ -43,9 +43,7 @@ def rehearse(configs: Mapping[Stage, RunConfig], *, home: Path, engine: Engine |
 
 def foresee(stage: Stage, config: RunConfig, *, home: Path, engine: Engine | None) -> tuple[Dataset, Outlook]:
     """Raises what would end the run at once, as `rehearse` does."""
-    name = output_name(config, stage)
-    has_run = (home / "runs" / name / RUN_FILE).is_file()
-    require_output(name, has_checkpoint=(home / "models" / name).exists(), has_run=has_run, resume=config.resume)
+    require_place(config, home)
     dataset = load_dataset(config, stage, engine, keep=False)
     return dataset, look_ahead(stage, config, dataset, home)
 
