@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor, tensor
 
+from honed.training import objectives
 from honed.training.objectives import (
     adapted_coefficient,
     explained_variance,
@@ -359,6 +360,24 @@ def test_logprobs_and_entropy_are_computed_in_float32() -> None:
     assert torch.equal(token_logprobs(logits, ids, 0.7), token_logprobs(logits.float(), ids, 0.7))
     assert torch.equal(token_entropy(logits, 0.7), token_entropy(logits.float(), 0.7))
     assert token_logprobs(logits, ids).dtype == token_entropy(logits).dtype == torch.float32
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_logprobs_in_blocks_are_those_of_all_at_once_with_their_gradient(
+    monkeypatch: pytest.MonkeyPatch, temperature: float
+) -> None:
+    """Seven rows in blocks of two, and of one where a row is larger than a block."""
+    generator = torch.Generator().manual_seed(2)
+    logits = torch.randn(7, 50, generator=generator).requires_grad_()
+    ids, weights = torch.randint(50, (7,), generator=generator), torch.randn(7, generator=generator)
+    plain = (logits / temperature).log_softmax(dim=1).gather(1, ids[:, None])[:, 0]
+    (by_torch,) = torch.autograd.grad((plain * weights).sum(), logits)
+    for block in (100, 20):
+        monkeypatch.setitem(objectives.BLOCK, "cpu", block)
+        found = token_logprobs(logits, ids, temperature)
+        (gradient,) = torch.autograd.grad((found * weights).sum(), logits)
+        torch.testing.assert_close(found, plain)
+        torch.testing.assert_close(gradient, by_torch)
 
 
 def test_the_entropy_of_a_uniform_distribution_is_the_logarithm_of_its_size() -> None:

@@ -10,9 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
-from honed.training.attention import ALIGNMENT, ATTENTION, Layout, lay_out, tree_attention
+from honed.training.attention import ALIGNMENT, ATTENTION, LONG, Layout, lay_out, tree_attention
 from honed.training.failures import TrainingError
 from honed.training.forward import check_packing
 
@@ -79,13 +80,27 @@ def test_without_a_layout_a_row_is_one_text() -> None:
             tree_attention(nn.Identity(), query, k, v, None)
 
 
-def test_gradients_are_those_of_the_whole_mask() -> None:
-    """Those of padding would show: every stack here has some."""
-    ours, theirs = tensors(sum(map(sum, TREES))), tensors(sum(map(sum, TREES)))
+@pytest.mark.parametrize("trees", [TREES, [*TREES, (LONG // 2, 3, LONG // 2)]])
+def test_gradients_are_those_of_the_whole_mask(trees: list[tuple[int, ...]]) -> None:
+    """Those of padding would show: every stack here has some. A long tree has a kernel of its own."""
+    ours, theirs = tensors(sum(map(sum, trees))), tensors(sum(map(sum, trees)))
     weights = torch.randn_like(ours[0].transpose(1, 2))
-    (attend(*ours, lay_out(TREES, "cpu")) * weights).sum().backward()
-    (expected(*theirs, visible(TREES)) * weights).sum().backward()
+    (attend(*ours, lay_out(trees, "cpu")) * weights).sum().backward()
+    (expected(*theirs, visible(trees)) * weights).sum().backward()
     torch.testing.assert_close([each.grad for each in ours], [each.grad for each in theirs])
+
+
+@pytest.mark.parametrize(("length", "is_fused"), [(LONG - ALIGNMENT, False), (LONG, True)])
+def test_a_long_tree_is_attended_by_the_fused_kernel_with_a_gradient_and_without(length: int, is_fused: bool) -> None:
+    """And a short one by neither: a policy's first ratio would not be 1 if one kernel went forth and another back."""
+    q, k, v = tensors(length)
+    layout = lay_out([(length - 2, 2)], "cpu")
+    found = []
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad), profile(activities=[ProfilerActivity.CPU]) as seen:
+            found.append(attend(q, k, v, layout).detach())
+        assert any("flash" in each.key for each in seen.key_averages()) is is_fused
+    assert torch.equal(*found)
 
 
 def test_trees_of_about_one_length_share_a_stack_and_are_padded_little() -> None:

@@ -25,6 +25,7 @@ from honed.training.failures import TrainingError
 ATTENTION = "honed-trees"
 ALIGNMENT = 8  # tokens: what torch's fused kernels want of a mask's rows
 PADDING = -1
+LONG = 256  # tokens of a tree: from here on a CPU's fused kernel is the faster one, on the way back as well
 NO_ATTENTION = "has an attention of its own, which knows no packed texts: take another, such as Llama, Qwen or Gemma 3."
 
 
@@ -131,6 +132,8 @@ def tree_attention(
         if softcap is not None or s_aux is not None:
             out = attend_explicitly(q, k, v, bias == 0, scale, softcap, s_aux)
         else:
+            if length >= LONG and bias.device.type == "cpu":
+                bias = bias[None]  # without the dimension of heads the fused kernel does not take it
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
         outputs.append(out.flatten(1, 2))
     return _collect(torch.cat(outputs, dim=1), layout).transpose(0, 1).unsqueeze(0), None

@@ -7,11 +7,15 @@ that the caller gives, so that accumulation steps and ranks add up to the mean o
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (the name that torch's documentation uses)
 
-ENTROPY_ROWS = 256  # at once: each takes three copies of a vocabulary
+# Logits that are looked at at once, in float32: few on a CPU, where they stay in its cache and the allocator has room
+# for them at hand, and many on a GPU, where each look costs some launches.
+BLOCK = {"cpu": 2**22, "cuda": 2**26}
 
 
 def kl_rewards(scores: Tensor, logprobs: Tensor, reference: Tensor, mask: Tensor, beta: float) -> Tensor:
@@ -133,19 +137,56 @@ def grouped_ranking_loss(scores: Tensor, ranks: Tensor, kinds: Tensor | None = N
 
 
 def token_logprobs(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> Tensor:
-    """Log-probability (N,) of `ids` (N,) under logits (N, vocabulary) divided by the temperature, in float32."""
-    scaled = logits.float() if temperature == 1.0 else logits.float() / temperature
-    return scaled.gather(1, ids[:, None])[:, 0] - scaled.logsumexp(dim=1)
+    """Log-probability (N,) of `ids` (N,) under logits (N, vocabulary) divided by the temperature, in float32.
+
+    A block at a time, forth and back: all at once would take several times the logits' memory, and most of the time to
+    get it. It has a first derivative only.
+    """
+    found: Tensor = _TokenLogprobs.apply(logits, ids, temperature)  # type: ignore[no-untyped-call]  # torch has no types
+    return found
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
+        normalisers = torch.cat([_scaled(some, temperature).logsumexp(dim=1) for some in _blocks(logits)])
+        ctx.save_for_backward(logits, ids, normalisers)
+        ctx.temperature = temperature
+        return _scaled(logits.gather(1, ids[:, None])[:, 0], temperature) - normalisers
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        """Of token i by logit j: (1 where j is its id, less its probability) / temperature."""
+        logits, ids, normalisers = ctx.saved_tensors
+        found = torch.empty_like(logits)
+        pushes = gradient / ctx.temperature
+        rows = (_blocks(each) for each in (found, logits))
+        start = 0
+        for into, some in zip(*rows, strict=True):
+            own = slice(start, start := start + len(some))
+            probabilities = _scaled(some, ctx.temperature).sub(normalisers[own, None]).exp_()
+            part = probabilities.mul_(-pushes[own, None]).scatter_add_(1, ids[own, None], pushes[own, None])
+            into.copy_(part)
+        return found, None, None
 
 
 def token_entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Entropy (N,) in nats of the distributions that logits (N, vocabulary) divided by the temperature are of."""
-    return torch.cat([_entropy(some, temperature) for some in logits.split(ENTROPY_ROWS)])
+    return torch.cat([_entropy(some, temperature) for some in _blocks(logits)])
 
 
 def _entropy(logits: Tensor, temperature: float) -> Tensor:
-    logs = torch.log_softmax(logits.float() / temperature, dim=1)
+    logs = torch.log_softmax(_scaled(logits, temperature), dim=1)
     return -(logs.exp() * logs).sum(dim=1)
+
+
+def _scaled(logits: Tensor, temperature: float) -> Tensor:
+    return logits.float() if temperature == 1.0 else logits.float() / temperature
+
+
+def _blocks(logits: Tensor) -> tuple[Tensor, ...]:
+    """Views of some rows each, in order."""
+    return logits.split(max(1, BLOCK[logits.device.type] // logits.shape[1]))
 
 
 def least_squares(x: Tensor, y: Tensor) -> tuple[float, float]:
