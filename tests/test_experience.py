@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Iterator
+from itertools import count, pairwise
 from typing import Any
 
 import pytest
@@ -25,6 +26,9 @@ SETTINGS: dict[str, Any] = {
 }
 
 
+fresh = count()
+
+
 def judgement(lengths: list[int], seed: int) -> Judgement:
     """A judgement of answers of these lengths, drawn."""
     g = torch.Generator().manual_seed(seed)
@@ -33,9 +37,10 @@ def judgement(lengths: list[int], seed: int) -> Judgement:
     return Judgement(torch.randn(len(lengths), generator=g), logprobs, reference, entropy.abs(), values)
 
 
-def pass_of(lengths: list[int], ended: bool = True) -> Pass:
-    """Trees of one answer each."""
-    return Pass(tuple(Tree((1,), ((7,) * length,)) for length in lengths), (ended,) * len(lengths))
+def pass_of(lengths: list[int], ended: bool = True, prompts: Iterator[int] | None = None) -> Pass:
+    """Trees of one answer each, to prompts that differ; or to `prompts`."""
+    prompts = fresh if prompts is None else prompts
+    return Pass(tuple(Tree((next(prompts),), ((7,) * length,)) for length in lengths), (ended,) * len(lengths))
 
 
 def simple(**changes: Any) -> tuple[Round, list[Advantage]]:
@@ -114,10 +119,34 @@ def test_a_pass_gets_the_advantages_and_returns_of_its_own_tokens(whiten_rewards
     torch.testing.assert_close(round_.returns[round_.mask], torch.cat(returns))
 
 
+def test_what_the_critic_missed_of_a_prompts_other_answers_is_added_to_an_answers_values() -> None:
+    """Three answers to one prompt, of which one stands in another pass, and one to another prompt.
+
+    With no price on divergence, no discount and values of 0.5 they miss 0.5, 1.5, 3.5 and 8.5. So the first is held
+    against 0.5 + (1.5 + 3.5) / 2, and so on; the last, alone with its prompt, against 0.5.
+    """
+    passes = [pass_of([2, 1], prompts=iter([1, 1])), pass_of([1, 1], prompts=iter([1, 2]))]
+    judged = [
+        Judgement(scores, *(torch.zeros(sum(each.lengths)) for _ in range(3)), torch.full((sum(each.lengths),), 0.5))
+        for each, scores in zip(passes, (tensor([1.0, 2.0]), tensor([4.0, 9.0])), strict=True)
+    ]
+    round_, pushes = advantages(passes, judged, **(SETTINGS | {"beta": 0.0, "gamma": 1.0, "lam": 1.0}))
+    plain = tensor([[0.5 - 2.5, 0.5 - 2.5, 1.5 - 2.0, 3.5 - 1.0, 8.5]])
+    expected = whiten(plain, torch.ones_like(plain, dtype=torch.bool))[0]
+    torch.testing.assert_close(torch.cat([each.advantages for each in pushes]), expected)
+    assert torch.cat([each.returns for each in pushes]).tolist() == [1.0, 1.0, 2.0, 4.0, 9.0]  # the critic's own
+    assert round_.values[round_.mask].tolist() == [0.5] * 5
+
+
 def test_how_a_round_is_cut_into_passes_changes_nothing() -> None:
-    whole, pushes = advantages([pass_of([4, 2, 7])], [judgement([4, 2, 7], 3)], **SETTINGS)
+    def prompts() -> Iterator[int]:
+        return iter([1, 2, 1])
+
+    whole, pushes = advantages([pass_of([4, 2, 7], prompts=prompts())], [judgement([4, 2, 7], 3)], **SETTINGS)
     parts = _split(judgement([4, 2, 7], 3), [4, 2, 7], [1, 2])
-    cut, cut_pushes = advantages([pass_of([4]), pass_of([2, 7])], parts, **SETTINGS)
+    drawn = prompts()
+    passes = [pass_of([4], prompts=drawn), pass_of([2, 7], prompts=drawn)]
+    cut, cut_pushes = advantages(passes, parts, **SETTINGS)
     assert torch.equal(whole.rewards, cut.rewards)
     assert torch.equal(pushes[0].advantages, torch.cat([each.advantages for each in cut_pushes]))
 

@@ -27,6 +27,7 @@ from honed.training.objectives import (
     kl_k3,
     kl_rewards,
     least_squares,
+    leave_one_out,
     policy_loss,
     rank_margins,
     ranked_pairs,
@@ -336,6 +337,11 @@ def test_the_line_that_misses_least() -> None:
     """Through (0, 1), (1, 3), (2, 2): half a step up for a step, and its mean is theirs."""
     assert least_squares(tensor([0.0, 1.0, 2.0]), tensor([1.0, 3.0, 2.0])) == pytest.approx((0.5, 1.5))
     assert least_squares(tensor([2.0, 2.0]), tensor([1.0, 4.0])) == pytest.approx((0.0, 2.5))
+
+
+def test_of_each_the_mean_of_the_others_of_its_group() -> None:
+    groups, x = tensor([0, 1, 0, 2, 0]), tensor([1.0, 7.0, 2.0, 5.0, 6.0])
+    equals(leave_one_out(x, groups), [4.0, 0.0, 3.5, 0.0, 1.5])
 
 
 def test_rule_5_logits_are_divided_by_the_temperature() -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from honed.training.objectives import gae, kl_k1, kl_rewards, whiten
+from honed.training.objectives import gae, kl_k1, kl_rewards, leave_one_out, whiten
 from honed.training.trees import Tree, divided, plan
 
 
@@ -102,7 +102,11 @@ def advantages(
     missing_eos_penalty: float,
     whiten_rewards: bool,
 ) -> tuple[Round, list[Advantage]]:
-    """Rewards, returns and whitened advantages of a round from all of its passes."""
+    """Rewards, returns and whitened advantages of a round from all of its passes.
+
+    To the values of an answer is added what the critic missed, on average, of the other answers to the same prompt: it
+    sees a prompt a few times in a run, and between prompts lies a good part of what rewards differ by.
+    """
     lengths = [length for each in passes for length in each.lengths]
     mask = torch.arange(max(lengths))[None, :] < torch.tensor(lengths)[:, None]
     logprobs, reference, values, entropy = (
@@ -115,12 +119,21 @@ def advantages(
     rewards = kl_rewards(judged_scores, logprobs, reference, mask, beta)
     if whiten_rewards:
         rewards = whiten(rewards, mask, shift_mean=False)
-    estimated, returns = gae(rewards, values, mask, gamma, lam)
+    _, returns = gae(rewards, values, mask, gamma, lam)
+    missed = gae(rewards, values, mask, gamma, 1.0)[0][:, 0]
+    estimated, _ = gae(rewards, values + leave_one_out(missed, _prompts(passes))[:, None], mask, gamma, lam)
     flat = whiten(estimated, mask)[mask], returns[mask]
     sizes = [sum(each.lengths) for each in passes]
     parts = [Advantage(*each) for each in zip(*(tensor.split(sizes) for tensor in flat), strict=True)]
     kl = torch.where(mask, kl_k1(logprobs, reference), 0.0).sum(dim=1)
     return Round(mask, scores, rewards, kl, values, returns, entropy, ended), parts
+
+
+def _prompts(passes: Sequence[Pass]) -> Tensor:
+    """(B,): equal numbers, from 0 on, for answers to equal prompts, which may stand in several trees."""
+    prompts = [tree.prompt for each in passes for tree in each.trees for _ in tree.answers]
+    numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
+    return torch.tensor([numbers[prompt] for prompt in prompts])
 
 
 def _padded(parts: Sequence[Tensor], lengths: Sequence[int]) -> Tensor:

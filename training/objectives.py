@@ -46,6 +46,18 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
     return advantages, torch.where(mask, advantages + values, 0.0)
 
 
+def leave_one_out(x: Tensor, groups: Tensor) -> Tensor:
+    """Of each element of x (B,) the mean of the others of its group (B,), 0 where there are none; `groups`: from 0 on.
+
+    What does not depend on an answer is a baseline for it that leaves the gradient unbiased (Kool et al. 2019, "Buy 4
+    REINFORCE Samples, Get a Baseline for Free!"; Ahmadian et al. 2024, arXiv:2402.14740, section 4.1).
+    """
+    counts = torch.bincount(groups)
+    sums = torch.zeros(len(counts)).index_add_(0, groups, x)
+    others = counts[groups] - 1
+    return torch.where(others > 0, sums[groups] - x, 0.0) / others.clamp(min=1)
+
+
 def whiten(x: Tensor, mask: Tensor, *, shift_mean: bool = True) -> Tensor:
     """x (B, T) at a standard deviation of 1, and a mean of 0 unless `shift_mean` is false, over the masked elements.
 
