@@ -160,7 +160,7 @@ def test_rule_10_a_step_moves_what_adam_moves_by_the_whole_buffer(tmp_path: Path
 def test_rule_11_a_sick_run_stops_and_keeps_its_last_good_weights(tmp_path: Path) -> None:
     """Healthy at its first two rounds, over the budget at the third: what is kept is what the second round measured,
     the weights after one update, as of a run that ends there."""
-    settings = {"learning_rate": 3e-3, "final_learning_rate": 1.0, "seed": 2}
+    settings = {"learning_rate": 3e-3, "final_learning_rate": 1.0, "seed": 1}
     config = config_of(iterations=3, **settings)
     _, free = train(config, cast_of(config)[0], tmp_path / "free")
     assert 0 == free[0]["ppo/kl"] < free[1]["ppo/kl"] < free[2]["ppo/kl"]
