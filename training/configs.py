@@ -130,7 +130,7 @@ class PPOConfig(RunConfig):
     final_learning_rate: float = Field(0.3, ge=0, le=1, description="Share of the peaks that the cosine ends at.")
     validate_every: Count = Field(5, description="Iterations between two measurements on held-out prompts.")
     save_every: Count = Field(2, description="Iterations between two states that a cut-off run can go on from.")
-    iterations: Count = Field(25, description="Rounds of rollouts and updates.")
+    iterations: Count = Field(20, description="Rounds of rollouts and updates.")
     batch_size: Count = Field(128, description="Episodes a round, over all ranks; InstructGPT took 512.")
     minibatches: Count = Field(4, description="Optimizer steps that a round's episodes are shared out to.")
     inner_epochs: Count = Field(1, description="How often a round's episodes are used.")
