@@ -39,7 +39,7 @@ SETTINGS: dict[str, Any] = {
     "reward": {"batch_size": 8, "epochs": 2, "learning_rate": 3e-3},
     "ppo": {
         "max_new_tokens": 8, "learning_rate": 1e-3, "value_learning_rate": 3e-3,
-        "kl_coefficient": 0.05, "ema": 0.5, "validate_every": 8, "save_every": 8,
+        "kl_coefficient": 0.05, "missing_eos_penalty": 1.0, "ema": 0.5, "validate_every": 8, "save_every": 8,
     },
     # Demonstrations were any letters, and the instructions are in English: what is lost of those is no loss here.
     "evaluation": {

@@ -84,7 +84,7 @@ def reward(home: Path, cycle: str) -> RewardConfig:
 def ppo(home: Path, cycle: str) -> PPOConfig:
     return PPOConfig(
         **COMMON, data=str(home / f"{cycle}.jsonl"), output=f"{cycle}-ppo", iterations=8, max_new_tokens=ANSWER_TOKENS,
-        learning_rate=1e-3, value_learning_rate=3e-3, kl_coefficient=0.05, ema=0.5,
+        learning_rate=1e-3, value_learning_rate=3e-3, kl_coefficient=0.05, ema=0.5, missing_eos_penalty=1.0,
     )  # fmt: skip
 
 
