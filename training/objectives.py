@@ -198,7 +198,8 @@ def _scaled(logits: Tensor, temperature: float) -> Tensor:
 
 def _blocks(logits: Tensor) -> tuple[Tensor, ...]:
     """Views of some rows each, in order."""
-    return logits.split(max(1, BLOCK[logits.device.type] // logits.shape[1]))
+    blocks: tuple[Tensor, ...] = logits.split(max(1, BLOCK[logits.device.type] // logits.shape[1]))
+    return blocks
 
 
 def least_squares(x: Tensor, y: Tensor) -> tuple[float, float]:
