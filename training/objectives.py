@@ -50,7 +50,7 @@ def leave_one_out(x: Tensor, groups: Tensor) -> Tensor:
     """Of each element of x (B,) the mean of the others of its group (B,), 0 where there are none; `groups`: from 0 on.
 
     What does not depend on an answer is a baseline for it that leaves the gradient unbiased (Kool et al. 2019, "Buy 4
-    REINFORCE Samples, Get a Baseline for Free!"; Ahmadian et al. 2024, arXiv:2402.14740, section 4.1).
+    REINFORCE Samples, Get a Baseline for Free!"; Ahmadian et al. 2024, arXiv:2402.14740).
     """
     counts = torch.bincount(groups)
     sums = torch.zeros(len(counts)).index_add_(0, groups, x)
