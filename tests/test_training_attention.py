@@ -92,7 +92,7 @@ def test_gradients_are_those_of_the_whole_mask(trees: list[tuple[int, ...]]) -> 
 
 @pytest.mark.parametrize(("length", "is_fused"), [(LONG - ALIGNMENT, False), (LONG, True)])
 def test_a_long_tree_is_attended_by_the_fused_kernel_with_a_gradient_and_without(length: int, is_fused: bool) -> None:
-    """And a short one by neither: a policy's first ratio would not be 1 if one kernel went forth and another back."""
+    """And a short one never: a policy's first ratio would not be 1 if the two passes had different kernels."""
     q, k, v = tensors(length)
     layout = lay_out([(length - 2, 2)], "cpu")
     found = []

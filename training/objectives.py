@@ -172,13 +172,11 @@ class _TokenLogprobs(torch.autograd.Function):
         logits, ids, normalisers = ctx.saved_tensors
         found = torch.empty_like(logits)
         pushes = gradient / ctx.temperature
-        rows = (_blocks(each) for each in (found, logits))
         start = 0
-        for into, some in zip(*rows, strict=True):
+        for into, some in zip(_blocks(found), _blocks(logits), strict=True):
             own = slice(start, start := start + len(some))
             probabilities = _scaled(some, ctx.temperature).sub(normalisers[own, None]).exp_()
-            part = probabilities.mul_(-pushes[own, None]).scatter_add_(1, ids[own, None], pushes[own, None])
-            into.copy_(part)
+            into.copy_(probabilities.mul_(-pushes[own, None]).scatter_add_(1, ids[own, None], pushes[own, None]))
         return found, None, None
 
 
