@@ -19,6 +19,7 @@ from honed.server.storage import Storage
 from honed.server.store import completions, ids
 
 PATIENCE_S = 5.0
+LIST_PATIENCE_S = 1.0  # a list without the newest is of use too
 YOUNG_S = 1.0  # other servers need less, unless they are behind
 POLL_S = 0.02
 
@@ -40,7 +41,7 @@ async def arrived(http: Request, completion_ids: Iterable[str]) -> None:
 async def caught_up(http: Request) -> None:
     """Waits a little for what this server has in hand now, so that a list has what was answered just before."""
     recorder: Recorder = http.app.state.recorder
-    deadline_s = time.monotonic() + PATIENCE_S / 5
+    deadline_s = time.monotonic() + LIST_PATIENCE_S
     newest = recorder.newest
     while newest is not None and recorder.is_pending(newest):
         if time.monotonic() > deadline_s:

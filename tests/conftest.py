@@ -21,7 +21,7 @@ from openai import OpenAI
 from sqlalchemy import Engine
 from sqlalchemy.engine import URL
 
-from honed.server import policies
+from honed.server import arrivals, policies
 from honed.server.app import create_app
 from honed.server.health import Status
 from honed.server.served import ServedPolicy
@@ -119,6 +119,13 @@ def store(store_url: URL) -> Iterator[Engine]:
     engine = open_database(store_url)
     yield engine
     engine.dispose()
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers wait for their writer, which has the lowest priority, also where the machine has much else to do."""
+    monkeypatch.setattr(arrivals, "PATIENCE_S", 60.0)
+    monkeypatch.setattr(arrivals, "LIST_PATIENCE_S", 60.0)
 
 
 @pytest.fixture

@@ -31,8 +31,8 @@ from policies_server import (
 from test_trying_out import promote_in_store
 
 from honed.models.policy import PolicyError
+from honed.server import displacement, policies
 from honed.server import engines as engines_module
-from honed.server import policies
 from honed.server.displacement import Displacement
 from honed.server.errors import StoreUnavailable
 from honed.server.registry import KnownPolicy
@@ -186,8 +186,11 @@ def test_one_that_nobody_uses_goes_first(home: Home) -> None:
             assert len(streamed_ids(events(stream))) == 2000
 
 
-def test_one_that_will_soon_be_unused_is_waited_for(home: Home, pool: ThreadPoolExecutor, loads: list[str]) -> None:
+def test_one_that_will_soon_be_unused_is_waited_for(
+    home: Home, pool: ThreadPoolExecutor, loads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And nobody else has to wait meanwhile."""
+    monkeypatch.setattr(displacement, "POLITE_S", 60.0)  # "soon" is a matter of the machine
     with running(home.settings(max_policies=2)) as server, server.http() as http:
         with streaming(server, "one") as stream:
             promoted = pool.submit(promote, http, "two")
