@@ -1,4 +1,4 @@
-# honed in a container: the server, its models and its clients.
+# honed in a container: the server, its models, its clients and its workers.
 #
 # CUDA (the default), and CPU, whose build of torch lies in an index of its own that torch's install page names:
 #   docker build -t honed .
@@ -31,7 +31,7 @@ COPY models models
 COPY server server
 COPY training training
 COPY clients clients
-RUN pip install -c constraints.txt '.[postgres,parquet]'
+RUN pip install -c constraints.txt '.[postgres,parquet,train]'
 
 
 FROM python:3.11-slim

@@ -72,13 +72,14 @@ def work(
     """A worker in this process, until a signal ends it, or as `Worker.work` says."""
     from honed.models.sources import honed_home
     from honed.training.failures import TrainingError
-    from honed.training.orders import second_judge
+    from honed.training.orders import pretraining, second_judge
     from honed.training.worker import Worker
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
         second_judge(os.environ)
+        pretraining(os.environ)
     except TrainingError as error:
         raise fail(str(error)) from None
     stop = threading.Event()

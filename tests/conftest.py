@@ -122,10 +122,13 @@ def store(store_url: URL) -> Iterator[Engine]:
 
 
 @pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Servers wait for their writer, which has the lowest priority, also where the machine has much else to do."""
-    monkeypatch.setattr(arrivals, "PATIENCE_S", 60.0)
-    monkeypatch.setattr(arrivals, "LIST_PATIENCE_S", 60.0)
+def patient() -> Iterator[None]:
+    """Servers in this process wait for their writer, which has the lowest priority, also where the machine has much
+    else to do; not as long as a client waits for them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arrivals, "PATIENCE_S", 50.0)
+        patch.setattr(arrivals, "LIST_PATIENCE_S", 50.0)
+        yield
 
 
 @pytest.fixture

@@ -134,6 +134,15 @@ def test_what_the_last_step_would_be_refused_for_ends_the_cycle_at_once(
     assert named in cycle.error
 
 
+def test_texts_that_are_not_there_end_the_cycle_at_once(filled: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HONED_PRETRAINING", "nowhere.jsonl")
+    cycle_id = begin(filled)
+    advance(filled)
+    assert steps(filled, cycle_id) == {}
+    error = "The step ppo cannot be asked for: HONED_PRETRAINING: there is no file nowhere.jsonl on this machine."
+    assert stored(filled, cycle_id).error == error
+
+
 def test_sft_is_a_step_where_enough_is_new_to_what_is_in_service(filled: Engine) -> None:
     demonstrate(filled, 30)
     register(filled, "m-sft")

@@ -21,7 +21,7 @@ from typer.exceptions import TyperException
 
 from honed.cli import app
 from honed.cli.serving import READY
-from honed.server.settings import ENV_PREFIX, Settings
+from honed.server.settings import ENV_PREFIX, OTHERS, Settings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -175,7 +175,7 @@ def test_every_target_and_command_is_documented() -> None:
     """The README names each make target that a developer runs, and each command of `honed`."""
     for name in COMMANDS:
         assert f"honed {name}" in README
-    for target in ("serve", "setup", "test", "test-real", "test-node", "check", "fuzz"):
+    for target in ("serve", "setup", "test", "test-real", "test-node", "test-gpu", "check", "fuzz"):
         assert f"make {target}" in README
 
 
@@ -198,6 +198,7 @@ def test_the_settings_table_is_the_settings() -> None:
         (f"`{ENV_PREFIX}{name.upper()}`", shown(field.default), field.description)
         for name, field in Settings.model_fields.items()
     ]
+    assert all(f"`{name}`" in README for name in OTHERS)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

@@ -196,8 +196,11 @@ def test_memory_of_other_models() -> None:
 
 
 def test_memory_of_a_pass() -> None:
-    passes = memory(SFTConfig(), POLICY, None, number_bytes=2, tokens_per_pass=10)["passes"]
-    assert passes == 10 * (2 * (12 * 8 + 4 * 16) * 2 + 50 * (2 + 8))
+    def passes(config: RunConfig) -> int:
+        return memory(config, POLICY, None, number_bytes=2, tokens_per_pass=10)["passes"]
+
+    assert passes(SFTConfig()) == 10 * (2 * (12 * 8 + 4 * 16) * 2 + 50 * (2 + 2))
+    assert passes(DPOConfig()) == 10 * (2 * (12 * 8 + 4 * 16) * 2 + 50 * (2 + 8))
 
 
 def test_a_pass_keeps_about_what_is_estimated(tmp_path: Path) -> None:

@@ -119,7 +119,17 @@ def test_a_pass_gets_the_advantages_and_returns_of_its_own_tokens(whiten_rewards
     torch.testing.assert_close(round_.returns[round_.mask], torch.cat(returns))
 
 
-def test_what_the_critic_missed_of_a_prompts_other_answers_is_added_to_an_answers_values() -> None:
+@pytest.mark.parametrize(
+    ("gamma", "lam", "plain", "returns"),
+    [
+        (1.0, 1.0, [0.5 - 2.5, 0.5 - 2.5, 1.5 - 2.0, 3.5 - 1.0, 8.5], [1.0, 1.0, 2.0, 4.0, 9.0]),
+        # The first answer, of two tokens, missed 0.9 * 1 - 0.5, whatever lambda is.
+        (0.9, 0.5, [-0.3 + 0.45 * -2.0, 1.0 - 3.0, 1.5 - 1.95, 3.5 - 0.95, 8.5], [0.675, 1.0, 2.0, 4.0, 9.0]),
+    ],
+)
+def test_what_the_critic_missed_of_a_prompts_other_answers_is_added_to_an_answers_values(
+    gamma: float, lam: float, plain: list[float], returns: list[float]
+) -> None:
     """Three answers to one prompt, of which one stands in another pass, and one to another prompt.
 
     With no price on divergence, no discount and values of 0.5 they miss 0.5, 1.5, 3.5 and 8.5. So the first is held
@@ -130,11 +140,10 @@ def test_what_the_critic_missed_of_a_prompts_other_answers_is_added_to_an_answer
         Judgement(scores, *(torch.zeros(sum(each.lengths)) for _ in range(3)), torch.full((sum(each.lengths),), 0.5))
         for each, scores in zip(passes, (tensor([1.0, 2.0]), tensor([4.0, 9.0])), strict=True)
     ]
-    round_, pushes = advantages(passes, judged, **(SETTINGS | {"beta": 0.0, "gamma": 1.0, "lam": 1.0}))
-    plain = tensor([[0.5 - 2.5, 0.5 - 2.5, 1.5 - 2.0, 3.5 - 1.0, 8.5]])
-    expected = whiten(plain, torch.ones_like(plain, dtype=torch.bool))[0]
+    round_, pushes = advantages(passes, judged, **(SETTINGS | {"beta": 0.0, "gamma": gamma, "lam": lam}))
+    expected = whiten(tensor([plain]), torch.ones(1, len(plain), dtype=torch.bool))[0]
     torch.testing.assert_close(torch.cat([each.advantages for each in pushes]), expected)
-    assert torch.cat([each.returns for each in pushes]).tolist() == [1.0, 1.0, 2.0, 4.0, 9.0]  # the critic's own
+    torch.testing.assert_close(torch.cat([each.returns for each in pushes]), tensor(returns))  # the critic's own
     assert round_.values[round_.mask].tolist() == [0.5] * 5
 
 

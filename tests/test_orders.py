@@ -20,7 +20,7 @@ def order(**changes: Any) -> dict[str, Any]:
 
 
 def config(**changes: Any) -> RunConfig:
-    return run_config(JOB, order(**changes), data="rows.jsonl", device="cpu", resume=False)
+    return run_config(JOB, order(**changes), {}, data="rows.jsonl", device="cpu", resume=False)
 
 
 def test_an_order_that_says_nothing_has_the_defaults() -> None:
@@ -43,7 +43,7 @@ def test_hyperparameters_and_settings_become_settings() -> None:
 def test_a_file_to_measure_on_is_in_the_place_of_a_share() -> None:
     def measured(**settings: Any) -> RunConfig:
         given = order(settings=settings)
-        return run_config(JOB, given, data="rows.jsonl", validation_data="held.jsonl", device="cpu", resume=False)
+        return run_config(JOB, given, {}, data="rows.jsonl", validation_data="held.jsonl", device="cpu", resume=False)
 
     assert measured().validation_data == "held.jsonl"
     assert config().validation_data is None
@@ -92,6 +92,24 @@ def test_names(model: str, suffix: str | None, expected: str) -> None:
 def test_what_cannot_be_carried_out_is_named(changes: dict[str, Any], named: str) -> None:
     with pytest.raises(TrainingError, match=named):
         config(**changes)
+
+
+def test_texts_for_ppo_are_what_the_worker_s_operator_names(tmp_path: Path) -> None:
+    texts = tmp_path / "texts.jsonl"
+
+    def config_of(method: str, path: str = str(texts)) -> RunConfig:
+        given = order(method=method, reward_model="judge" if method == "ppo" else None)
+        environment = {"HONED_PRETRAINING": path}
+        return run_config(JOB, given, environment, data="rows.jsonl", device="cpu", resume=False)
+
+    assert isinstance(config_of("supervised"), SFTConfig)
+    with pytest.raises(TrainingError, match=r"HONED_PRETRAINING: there is no file .*texts\.jsonl"):
+        config_of("ppo")
+    texts.touch()
+    mixed, without = config_of("ppo"), config_of("ppo", path="")
+    assert isinstance(mixed, PPOConfig)
+    assert isinstance(without, PPOConfig)
+    assert (mixed.pretraining, without.pretraining) == (str(texts), None)
 
 
 def test_a_result_has_the_last_step(tmp_path: Path) -> None:

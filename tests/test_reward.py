@@ -80,11 +80,30 @@ def test_answers_that_read_the_same_teach_nothing(home: Path) -> None:
     config = toy_runs.reward(home, data=str(home / "with.jsonl"), validation=0, answer_tokens=3)
     seen = look_ahead("reward", config, load_dataset(config, "reward", None), home)
     assert (seen.work.steps, seen.work.epochs) == (4, 2), "of two batches of three"
-    assert seen.notes[0].startswith("6 of 12 rankings say nothing, since their answers do not differ in the first 3 t")
+    assert seen.notes[0].startswith("6 of 12 rankings say nothing, since their answers do not differ in what is read")
 
 
 def test_where_all_answers_are_cut_to_the_same_there_is_nothing_to_learn(home: Path) -> None:
     rows = [ranking(word, (f"!{word}", f"!{word[::-1]}")) for word in WORDS]
-    with pytest.raises(TrainingError, match=r"12 of 12 rankings say nothing.*1 tokens \(--answer-tokens\): raise it"):
+    with pytest.raises(
+        TrainingError, match=r"12 of 12 rankings say nothing.* 1 tokens \(--answer-tokens\).*raise these"
+    ):
         trained_on(home, rows, answer_tokens=1)
     assert not (home / "runs").exists(), "it is refused before the run begins"
+
+
+def test_held_out_rankings_have_to_say_something_too(home: Path) -> None:
+    telling = [ranking(word, (word, word[::-1])) for word in WORDS[:6]]
+    same = [ranking(word, ("again and", "again or")) for word in WORDS[6:]]  # once they are cut
+
+    def notes(held_out: list[dict[str, Any]]) -> tuple[str, ...]:
+        data, validation_data = (
+            str(write_rows(home / f"{name}.jsonl", rows)) for name, rows in (("own", telling), ("held", held_out))
+        )
+        changes = {"validation": RewardConfig().validation, "validation_data": validation_data, "answer_tokens": 3}
+        config = toy_runs.reward(home, data=data, **changes)
+        return look_ahead("reward", config, load_dataset(config, "reward", None), home).notes
+
+    assert notes([*same, ranking("other", ("other", "rehto"))])[0].startswith("6 of 7 held-out rankings say nothing")
+    with pytest.raises(TrainingError, match="6 of 6 held-out rankings say nothing"):
+        notes(same)

@@ -80,14 +80,29 @@ def test_without_a_layout_a_row_is_one_text() -> None:
             tree_attention(nn.Identity(), query, k, v, None)
 
 
+@pytest.mark.parametrize("window", [None, 5])
 @pytest.mark.parametrize("trees", [TREES, [*TREES, (LONG // 2, 3, LONG // 2)]])
-def test_gradients_are_those_of_the_whole_mask(trees: list[tuple[int, ...]]) -> None:
+def test_gradients_are_those_of_the_whole_mask(trees: list[tuple[int, ...]], window: int | None) -> None:
     """Those of padding would show: every stack here has some. A long tree has a kernel of its own."""
     ours, theirs = tensors(sum(map(sum, trees))), tensors(sum(map(sum, trees)))
     weights = torch.randn_like(ours[0].transpose(1, 2))
-    (attend(*ours, lay_out(trees, "cpu")) * weights).sum().backward()
-    (expected(*theirs, visible(trees)) * weights).sum().backward()
+    (attend(*ours, lay_out(trees, "cpu"), sliding_window=window) * weights).sum().backward()
+    (expected(*theirs, visible(trees, window)) * weights).sum().backward()
     torch.testing.assert_close([each.grad for each in ours], [each.grad for each in theirs])
+
+
+def test_the_fused_kernel_loses_no_more_than_rounding_to_bfloat16_does() -> None:
+    """0.5 % of the gradients' norm, where the numbers themselves lose 0.4."""
+    trees = [(LONG, LONG, LONG)]
+    exact = tensors(3 * LONG)
+    rounded = [each.detach().bfloat16().requires_grad_() for each in exact]
+    weights = torch.randn_like(exact[0].transpose(1, 2))
+    (attend(*rounded, lay_out(trees, "cpu")) * weights.bfloat16()).sum().backward()
+    (expected(*exact, visible(trees)) * weights).sum().backward()
+    for one, other in zip(rounded, exact, strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        assert float((one.grad.double() - other.grad).norm() / other.grad.norm()) < 0.01
 
 
 @pytest.mark.parametrize(("length", "is_fused"), [(LONG - ALIGNMENT, False), (LONG, True)])

@@ -25,7 +25,7 @@ from conftest import eventually
 from databases import Postgres
 from filelock import FileLock
 from sqlalchemy import Engine, insert, text
-from toy_runs import WORDS, begin, make_home, record, sft, train, weights, write_rows
+from toy_runs import WORDS, begin, make_home, record, reward, sft, train, weights, write_rows
 
 from honed.server.store import jobs
 from honed.server.store.database import database_url, open_database, reading, writing
@@ -183,6 +183,35 @@ def test_a_job_is_measured_on_a_file_of_its_own(home: Path, engine: Engine, meth
     assert not [*home.glob("jobs/*/*.jsonl"), *home.glob("jobs/*/.*.partial")]
 
 
+def test_ppo_keeps_the_language_of_the_texts_that_the_operator_names(
+    home: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(home, reward(home, output="judge", epochs=1))
+    monkeypatch.setenv("HONED_PRETRAINING", str(home / "texts.jsonl"))
+    own = {
+        "dtype": "float32",
+        "max_tokens": 64,
+        "validation": 3,
+        "iterations": 1,
+        "samples_per_prompt": 2,
+        "max_new_tokens": 6,
+        "ptx_examples": 2,
+        "ptx_tokens": 12,
+        "min_entropy": 0.0,
+    }
+    prompts = upload(engine, "file-2", home / "prompts.jsonl")
+    hyperparameters = {"batch_size": 8}
+    mixed = order(
+        engine, method="ppo", reward_model="judge", training_file=prompts, settings=own, hyperparameters=hyperparameters
+    )
+    Worker(engine, None, home, "cpu").work(threading.Event(), once=True)
+
+    assert job(engine, mixed).state == "succeeded", job(engine, mixed).error
+    (made,) = job(engine, mixed).result["checkpoints"]
+    assert made["metrics"]["ppo/ptx_loss"] > 0
+    assert made["metrics"]["validation/language_loss"] > 0
+
+
 def test_a_training_process_that_dies_fails_its_job_alone(home: Path, engine: Engine) -> None:
     doomed, spared = order(engine, epochs=200), order(engine)
     with at_work(home, engine):
@@ -297,7 +326,7 @@ def test_kto_goes_on_with_the_passes_that_it_began_with(home: Path, engine: Engi
     name = model_name(taken_over, job(engine, taken_over).payload)
 
     def kto(**changes: Any) -> KTOConfig:
-        config = run_config(taken_over, job(engine, taken_over).payload, data=str(home / "thumbs.jsonl"),
+        config = run_config(taken_over, job(engine, taken_over).payload, {}, data=str(home / "thumbs.jsonl"),
                             device="cpu", resume=False)  # fmt: skip
         assert isinstance(config, KTOConfig)
         return config.model_copy(update={"tokens_per_pass": 4096} | changes)  # a GPU's

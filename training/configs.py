@@ -134,7 +134,10 @@ class PPOConfig(RunConfig):
     batch_size: Count = Field(128, description="Episodes a round, over all ranks; InstructGPT took 512.")
     minibatches: Count = Field(4, description="Optimizer steps that a round's episodes are shared out to.")
     inner_epochs: Count = Field(1, description="How often a round's episodes are used.")
-    samples_per_prompt: Count = Field(16, description="Episodes that share a prompt, which is read once for all.")
+    samples_per_prompt: Count = Field(
+        16,
+        description="Episodes that share a prompt, read once for all; of fewer than five their baseline is noise.",
+    )
     max_new_tokens: Count = Field(64, description="Longest answer, in tokens.")
     temperature: Positive = Field(1.0, description="Of the rollouts, and of all log-probabilities.")
     kl_coefficient: float = Field(0.015, ge=0, description="Beta: what a nat of divergence from the start costs.")
@@ -144,7 +147,7 @@ class PPOConfig(RunConfig):
     kl_horizon: Count = Field(512, description="With `kl_target`: episodes over which the coefficient adapts.")
     gamma: float = Field(1.0, gt=0, le=1, description="Discount.")
     gae_lambda: float = Field(
-        1.0, ge=0, le=1, description="Of the generalised advantage estimate; 1 goes by what came of an answer alone."
+        1.0, ge=0, le=1, description="Of the generalised advantage estimate; 1 goes by what came of an answer."
     )
     clip: Positive = Field(0.2, description="Range of the probability ratio.")
     value_clip: Positive = Field(0.2, description="Range of a value's change, in units of reward.")

@@ -63,7 +63,7 @@ class Round:
     scores: Tensor
     rewards: Tensor
     kl: Tensor  # (B,): nats an answer
-    values: Tensor
+    values: Tensor  # the critic's own, which the advantages are not against alone
     returns: Tensor
     entropy: Tensor
     ended: Tensor

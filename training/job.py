@@ -82,6 +82,7 @@ def carry_out(asked: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             config = run_config(
                 asked["id"],
                 order,
+                os.environ,
                 data=_data(engine, order, folder),
                 validation_data=_copied(engine, order, VALIDATION, folder) if order.get(VALIDATION) else None,
                 device=asked["device"],

@@ -47,7 +47,8 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
 
 
 def leave_one_out(x: Tensor, groups: Tensor) -> Tensor:
-    """Of each element of x (B,) the mean of the others of its group (B,), 0 where there are none; `groups`: from 0 on.
+    """Of each element of x (B,) the mean of the others of its group, 0 where there are none. `groups` (B,): their
+    groups' numbers, from 0 on.
 
     What does not depend on an answer is a baseline for it that leaves the gradient unbiased (Kool et al. 2019, "Buy 4
     REINFORCE Samples, Get a Baseline for Free!"; Ahmadian et al. 2024, arXiv:2402.14740).

@@ -31,8 +31,10 @@ _STAGES: Final[Mapping[str, Stage]] = {
     "reward": "reward",
     "ppo": "ppo",
 }
-# Where the operator of a worker names a second judge: whoever asks for a cycle names no hosts and no keys.
+# What the operator of a worker names, a second judge and texts for PPO: whoever asks for a job names no hosts, no keys
+# and no files.
 JUDGE_URL, JUDGE_NAME, JUDGE_KEY = "HONED_JUDGE_URL", "HONED_JUDGE_NAME", "HONED_JUDGE_KEY"
+PRETRAINING: Final = "HONED_PRETRAINING"
 # Not for `settings` to say: what the job has of its own, and what names files of the machine that trains.
 _OF_THE_JOB: Final = ("model", "output", "data", "validation_data", "resume", "device", "reward_model",
               "pretraining", "seed")  # fmt: skip
@@ -59,11 +61,19 @@ def model_name(job_id: str, order: Mapping[str, Any]) -> str:
 
 
 def run_config(
-    job_id: str, order: Mapping[str, Any], *, data: str, validation_data: str | None = None, device: str, resume: bool
+    job_id: str,
+    order: Mapping[str, Any],
+    environment: Mapping[str, str],
+    *,
+    data: str,
+    validation_data: str | None = None,
+    device: str,
+    resume: bool,
 ) -> RunConfig:
-    """`data` and `validation_data`: what the order's files are to a run. Raises TrainingError, naming what is wrong in
-    the order."""
-    model = CONFIGS[stage_of(order["method"])]
+    """`environment`: the worker's. `data` and `validation_data`: what the order's files are to a run. Raises
+    TrainingError, naming what is wrong in the order."""
+    stage = stage_of(order["method"])
+    model = CONFIGS[stage]
     values = dict(order.get("settings") or {})
     if taken := [name for name in _OF_THE_JOB if name in values]:
         raise TrainingError(f"settings: {', '.join(taken)} is the job's own to set.")
@@ -77,6 +87,8 @@ def run_config(
         values["seed"] = order["seed"]
     if order.get("reward_model") is not None:
         values["reward_model"] = order["reward_model"]
+    if stage == "ppo":
+        values |= pretraining(environment)
     return _validated(model, values)
 
 
@@ -99,6 +111,14 @@ def second_judge(environment: Mapping[str, str]) -> dict[str, Any]:
     if bool(url) != bool(name) or (key and not url):
         raise TrainingError(f"{JUDGE_URL} and {JUDGE_NAME}: set both, or neither and no {JUDGE_KEY}.")
     return {"judge_url": url, "judge_name": name, "judge_key_env": JUDGE_KEY if key else None} if url else {}
+
+
+def pretraining(environment: Mapping[str, str]) -> dict[str, Any]:
+    """The setting of PPO that a worker's operator has in the environment. Raises TrainingError where it is no file."""
+    path = environment.get(PRETRAINING)
+    if path and not Path(path).is_file():
+        raise TrainingError(f"{PRETRAINING}: there is no file {path} on this machine.")
+    return {"pretraining": path} if path else {}
 
 
 def result(run_folder: Path, name: str) -> dict[str, Any]:

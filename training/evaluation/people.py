@@ -72,7 +72,9 @@ def heard(connection: Connection, report: Mapping[str, Any], *, now: datetime | 
     shares = [*found.shares, *[0.5] * told["same"]]
     settings = report["settings"]
     if len(found.shares) < LEAST:
-        rule = Rule("people", f"Labelers judged {len(found.shares)} prompts", f"at least {LEAST}", passed=False)
+        differing = f"{told['asked'] - told['same']} of {told['asked']} answers differ from the incumbent's"
+        sentence = f"Labelers judged {len(found.shares)} prompts" if told["of"] else differing
+        rule = Rule("people", sentence, f"at least {LEAST}", passed=False)
     else:
         rate = rate_of(shares, settings["seed"])
         people |= {key: round(value, DIGITS) for key, value in rate.items()}

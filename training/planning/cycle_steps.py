@@ -122,7 +122,7 @@ def _configs(cycle: StoredJob, names: Sequence[str]) -> dict[str, RunConfig]:
                 evaluation_config(cycle.id, _evaluation(cycle, made), os.environ, device="cpu")
             else:
                 order = _order(cycle, name, made)
-                configs[name] = run_config(cycle.id, order, data="store", device="cpu", resume=False)
+                configs[name] = run_config(cycle.id, order, os.environ, data="store", device="cpu", resume=False)
         except TrainingError as error:
             raise TrainingError(f"The step {name} cannot be asked for: {error}") from None
     return configs

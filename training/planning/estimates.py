@@ -154,7 +154,7 @@ def memory(
     if isinstance(config, PPOConfig | SFTConfig) and shards > 1:
         whole["policy to sample from"] = policy.parameters * number_bytes
     shared = {name: -(-size // shards) for name, size in shared.items()}
-    return shared | whole | {"passes": _pass_bytes(policy, number_bytes, tokens_per_pass)}
+    return shared | whole | {"passes": _pass_bytes(config, policy, number_bytes, tokens_per_pass)}
 
 
 def disk(config: RunConfig, policy: Shape, reward: Shape | None, *, number_bytes: int) -> dict[str, int]:
@@ -200,12 +200,13 @@ def _trained_bytes(config: RunConfig, shape: Shape, number_bytes: int) -> int:
     return shape.parameters * (2 * number_bytes + masters + _MOMENTS_BYTES)
 
 
-def _pass_bytes(shape: Shape, number_bytes: int, tokens: int) -> int:
+def _pass_bytes(config: RunConfig, shape: Shape, number_bytes: int, tokens: int) -> int:
     """What a pass keeps for its way back. A token leaves about 12 vectors of the model's width and 4 of the inner width
     in each layer (as Korthikanti et al. 2022, arXiv:2205.05198, equation 1, count them for another layer), and its
-    logits in float32, with their gradient."""
+    logits with their gradient; TRL's trainers make float32 of both beside the logits."""
     layers = shape.layers * (12 * shape.hidden + 4 * shape.intermediate) * number_bytes
-    return tokens * (layers + shape.vocabulary * (number_bytes + 8))
+    logits = number_bytes + 2 * _MASTER_BYTES if isinstance(config, DPOConfig | KTOConfig) else 2 * number_bytes
+    return tokens * (layers + shape.vocabulary * logits)
 
 
 def _tensors(path: Path, config: Mapping[str, Any]) -> list[tuple[str, tuple[int, ...]]]:

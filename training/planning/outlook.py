@@ -51,11 +51,15 @@ def look_ahead(stage: Stage, config: RunConfig, dataset: Dataset, home: Path) ->
     judge = None if reward_model is None else read_shape(reward_model)
     limit = limits(config, context_length(config, shape, judge))
     lengths = measured(tokenizer, stage, dataset.of("train"))
-    notes: list[str] = []
-    if isinstance(config, RewardConfig):
-        lengths, notes = _telling(lengths, dataset.of("train"), Encoder(tokenizer, limit.tokens, limit.answer))
     wants_held_out = bool(dataset.card.settings["validation"])
     held_out = measured(tokenizer, stage, dataset.of("validation")) if wants_held_out else None
+    notes: list[str] = []
+    if isinstance(config, RewardConfig):
+        encoder = Encoder(tokenizer, limit.tokens, limit.answer)
+        lengths, notes = _telling(lengths, dataset.of("train"), encoder, "rankings")
+        if held_out is not None:
+            held_out, more = _telling(held_out, dataset.of("validation"), encoder, "held-out rankings")
+            notes += more
     notes += preflight(
         stage, config, lengths, held_out, policy=policy, reward_model=reward_model, machine=machine
     )  # fmt: skip
@@ -75,17 +79,20 @@ def look_ahead(stage: Stage, config: RunConfig, dataset: Dataset, home: Path) ->
     )
 
 
-def _telling(lengths: list[Length], rankings: Sequence[Example], encoder: Encoder) -> tuple[list[Length], list[str]]:
+def _telling(
+    lengths: list[Length], rankings: Sequence[Example], encoder: Encoder, called: str
+) -> tuple[list[Length], list[str]]:
     """Those of the rankings that say something, and a note on the others. Raises TrainingError where none does."""
     silent = [says_nothing(each, encoder) for each in rankings]
     if not any(silent):
         return lengths, []
     found = (
-        f"{sum(silent)} of {len(silent)} rankings say nothing, since their answers do not differ in the first "
-        f"{encoder.answer_tokens} tokens (--answer-tokens)"
+        f"{sum(silent)} of {len(silent)} {called} say nothing, since their answers do not differ in what is read of "
+        f"them: their first {encoder.answer_tokens} tokens (--answer-tokens), with the prompt no more than "
+        f"{encoder.max_tokens} (--max-tokens)"
     )
     if all(silent):
-        raise TrainingError(f"{found}: raise it.")
+        raise TrainingError(f"{found}: raise these.")
     return [length for length, is_silent in zip(lengths, silent, strict=True) if not is_silent], [f"{found}."]
 
 
