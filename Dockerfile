@@ -8,6 +8,9 @@
 #   docker run -p 8000:8000 -v honed:/data -e HONED_API_KEYS=<a long random string> honed
 #   docker run -p 8000:8000 -v honed:/data -e HONED_API_KEYS=<a long random string> --gpus all honed
 #
+# A worker, on the same volume; the health check is the server's:
+#   docker run --no-healthcheck -v honed:/data honed worker
+#
 # `docker stop` kills after 10 s; `docker stop --time 60` lets running answers end.
 
 FROM python:3.11-slim AS build

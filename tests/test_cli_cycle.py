@@ -132,7 +132,7 @@ def test_a_worker_starts_a_cycle_when_enough_was_compared(own: Engine) -> None:
         (["--cycle-hours", "1"], {}, "--cycle-hours says nothing without --cycle-after"),
         ([], {"HONED_JUDGE_URL": "http://127.0.0.1:1/v1"}, "HONED_JUDGE_URL and HONED_JUDGE_NAME: set both"),
         ([], {"HONED_JUDGE_KEY": "secret"}, "HONED_JUDGE_URL and HONED_JUDGE_NAME: set both"),
-        ([], {"HONED_PRETRAINING": "nowhere.jsonl"}, "HONED_PRETRAINING: there is no file nowhere.jsonl"),
+        ([], {"HONED_PRETRAINING": "nowhere.jsonl"}, "HONED_PRETRAINING: nowhere.jsonl cannot be read"),
     ],
 )
 def test_a_worker_refuses_what_says_nothing(

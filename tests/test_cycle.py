@@ -139,8 +139,9 @@ def test_texts_that_are_not_there_end_the_cycle_at_once(filled: Engine, monkeypa
     cycle_id = begin(filled)
     advance(filled)
     assert steps(filled, cycle_id) == {}
-    error = "The step ppo cannot be asked for: HONED_PRETRAINING: there is no file nowhere.jsonl on this machine."
-    assert stored(filled, cycle_id).error == error
+    error = stored(filled, cycle_id).error
+    assert error is not None
+    assert error.startswith("The step ppo cannot be asked for: HONED_PRETRAINING: nowhere.jsonl cannot be read")
 
 
 def test_sft_is_a_step_where_enough_is_new_to_what_is_in_service(filled: Engine) -> None:

@@ -132,8 +132,8 @@ def test_what_the_critic_missed_of_a_prompts_other_answers_is_added_to_an_answer
 ) -> None:
     """Three answers to one prompt, of which one stands in another pass, and one to another prompt.
 
-    With no price on divergence, no discount and values of 0.5 they miss 0.5, 1.5, 3.5 and 8.5. So the first is held
-    against 0.5 + (1.5 + 3.5) / 2, and so on; the last, alone with its prompt, against 0.5.
+    In the first case, with no price on divergence, no discount and values of 0.5, they miss 0.5, 1.5, 3.5 and 8.5. So
+    the first is held against 0.5 + (1.5 + 3.5) / 2, and so on; the last, alone with its prompt, against 0.5.
     """
     passes = [pass_of([2, 1], prompts=iter([1, 1])), pass_of([1, 1], prompts=iter([1, 2]))]
     judged = [

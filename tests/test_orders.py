@@ -103,9 +103,12 @@ def test_texts_for_ppo_are_what_the_worker_s_operator_names(tmp_path: Path) -> N
         return run_config(JOB, given, environment, data="rows.jsonl", device="cpu", resume=False)
 
     assert isinstance(config_of("supervised"), SFTConfig)
-    with pytest.raises(TrainingError, match=r"HONED_PRETRAINING: there is no file .*texts\.jsonl"):
+    with pytest.raises(TrainingError, match=r"HONED_PRETRAINING: .*texts\.jsonl cannot be read"):
         config_of("ppo")
-    texts.touch()
+    write_rows(texts, [{"text": "once"}] * 9)
+    with pytest.raises(TrainingError, match=r"HONED_PRETRAINING: .*texts\.jsonl has 9 texts"):
+        config_of("ppo")
+    write_rows(texts, [{"text": "once"}] * 10)
     mixed, without = config_of("ppo"), config_of("ppo", path="")
     assert isinstance(mixed, PPOConfig)
     assert isinstance(without, PPOConfig)

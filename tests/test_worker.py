@@ -186,30 +186,38 @@ def test_a_job_is_measured_on_a_file_of_its_own(home: Path, engine: Engine, meth
 def test_ppo_keeps_the_language_of_the_texts_that_the_operator_names(
     home: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And a run that was cut off of those that it began with."""
     train(home, reward(home, output="judge", epochs=1))
-    monkeypatch.setenv("HONED_PRETRAINING", str(home / "texts.jsonl"))
+    prompts = upload(engine, "file-2", home / "prompts.jsonl")
     own = {
         "dtype": "float32",
         "max_tokens": 64,
         "validation": 3,
-        "iterations": 1,
+        "iterations": 2,
+        "save_every": 1,
         "samples_per_prompt": 2,
         "max_new_tokens": 6,
         "ptx_examples": 2,
         "ptx_tokens": 12,
         "min_entropy": 0.0,
     }
-    prompts = upload(engine, "file-2", home / "prompts.jsonl")
-    hyperparameters = {"batch_size": 8}
-    mixed = order(
-        engine, method="ppo", reward_model="judge", training_file=prompts, settings=own, hyperparameters=hyperparameters
-    )
+    asked: dict[str, Any] = {"method": "ppo", "reward_model": "judge", "training_file": prompts, "settings": own}
+    mixed, cut_off = (order(engine, hyperparameters={"batch_size": 8}, **asked) for _ in range(2))
+    before, now = home / "texts.jsonl", home / "others.jsonl"
+    shutil.copy(before, now)
+    data = copied(home, cut_off, "prompts.jsonl")
+    environment = {"HONED_PRETRAINING": str(before)}
+    payload = job(engine, cut_off).payload
+    begin(home, run_config(cut_off, payload, environment, data=data, device="cpu", resume=False), 1)
+    monkeypatch.setenv("HONED_PRETRAINING", str(now))
     Worker(engine, None, home, "cpu").work(threading.Event(), once=True)
 
-    assert job(engine, mixed).state == "succeeded", job(engine, mixed).error
-    (made,) = job(engine, mixed).result["checkpoints"]
-    assert made["metrics"]["ppo/ptx_loss"] > 0
-    assert made["metrics"]["validation/language_loss"] > 0
+    for job_id, texts in ((mixed, now), (cut_off, before)):
+        assert job(engine, job_id).state == "succeeded", job(engine, job_id).error
+        (made,) = job(engine, job_id).result["checkpoints"]
+        assert made["metrics"]["ppo/ptx_loss"] > 0
+        assert made["metrics"]["validation/language_loss"] > 0
+        assert record(home, job(engine, job_id).result["fine_tuned_model"])["settings"]["pretraining"] == str(texts)
 
 
 def test_a_training_process_that_dies_fails_its_job_alone(home: Path, engine: Engine) -> None:

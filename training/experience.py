@@ -63,7 +63,7 @@ class Round:
     scores: Tensor
     rewards: Tensor
     kl: Tensor  # (B,): nats an answer
-    values: Tensor  # the critic's own, which the advantages are not against alone
+    values: Tensor  # the critic's own, without what advantages have added to them
     returns: Tensor
     entropy: Tensor
     ended: Tensor

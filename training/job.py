@@ -29,7 +29,7 @@ from honed.server.store import jobs
 from honed.server.store.database import StoreError, database_url, open_database, reading, writing
 from honed.server.store.exchange.files import FileError
 from honed.server.store.files import read_content
-from honed.training.configs import RunConfig
+from honed.training.configs import PPOConfig, RunConfig
 from honed.training.ending import is_finished
 from honed.training.failures import TrainingError
 from honed.training.orders import EVALUATION, STORE, evaluation_config, model_name, result, run_config
@@ -88,6 +88,8 @@ def carry_out(asked: Mapping[str, Any], folder: Path) -> dict[str, Any]:
                 device=asked["device"],
                 resume=has_begun,
             )
+            if has_begun:
+                config = _with_texts_of(run_folder, config)
             if has_begun and not has_weights:
                 config = _taken_over(config, run_folder, engine, asked["id"])
             run(config, home=home, engine=engine, show=False)
@@ -107,6 +109,13 @@ def judge(asked: Mapping[str, Any], _: Path) -> dict[str, Any]:
         return evaluate(config, home=home, engine=engine, show=False)
     finally:
         engine.dispose()
+
+
+def _with_texts_of(run_folder: Path, config: RunConfig) -> RunConfig:
+    """`config` with the pretraining texts that the run began with: this worker's operator may name others by now."""
+    if not isinstance(config, PPOConfig):
+        return config
+    return config.model_copy(update={"pretraining": read_started(run_folder)["settings"]["pretraining"]})
 
 
 def _taken_over(config: RunConfig, run_folder: Path, engine: Engine, job_id: str) -> RunConfig:

@@ -17,6 +17,7 @@ from honed.training.configs import CONFIGS, RunConfig, Stage
 from honed.training.evaluation.config import EvaluationConfig
 from honed.training.failures import TrainingError
 from honed.training.reports.tracking import read_metrics
+from honed.training.texts import read_texts, require_enough
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -114,11 +115,16 @@ def second_judge(environment: Mapping[str, str]) -> dict[str, Any]:
 
 
 def pretraining(environment: Mapping[str, str]) -> dict[str, Any]:
-    """The setting of PPO that a worker's operator has in the environment. Raises TrainingError where it is no file."""
+    """The setting of PPO that a worker's operator has in the environment. Raises TrainingError for a file that cannot
+    be one."""
     path = environment.get(PRETRAINING)
-    if path and not Path(path).is_file():
-        raise TrainingError(f"{PRETRAINING}: there is no file {path} on this machine.")
-    return {"pretraining": path} if path else {}
+    if not path:
+        return {}
+    try:
+        require_enough(Path(path), len(read_texts(Path(path))))
+    except TrainingError as error:
+        raise TrainingError(f"{PRETRAINING}: {error}") from None
+    return {"pretraining": path}
 
 
 def result(run_folder: Path, name: str) -> dict[str, Any]:

@@ -8,19 +8,16 @@ and step alone, so that a resumed run draws what it would have drawn.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from transformers import PreTrainedTokenizerBase
 
-from honed.server.store.exchange.files import FileError, read_rows
-from honed.training.failures import TrainingError
 from honed.training.fitting import drawn
+from honed.training.texts import LEAST, read_texts, require_enough
 from honed.training.trees import Tree
 
-HELD_OUT_EVERY: Final = 10
 MEASURED: Final = 32  # held-out pieces
 
 
@@ -45,25 +42,10 @@ def load_pretraining(path: Path, tokenizer: PreTrainedTokenizerBase) -> Pretrain
     """Raises TrainingError for a file that cannot be read or has a row without a text."""
     texts = [tuple(tokenizer.encode(text)) for text in read_texts(path)]
     texts = [text for text in texts if len(text) > 1]
-    held_out = tuple(texts[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY])
-    rest = tuple(text for number, text in enumerate(texts, start=1) if number % HELD_OUT_EVERY)
-    if not rest or not held_out:
-        raise TrainingError(f"{path} has {len(texts)} texts: the pretraining mix needs at least {HELD_OUT_EVERY}.")
+    require_enough(path, len(texts))
+    held_out = tuple(texts[LEAST - 1 :: LEAST])
+    rest = tuple(text for number, text in enumerate(texts, start=1) if number % LEAST)
     return Pretraining(rest, held_out)
-
-
-def read_texts(path: Path) -> Sequence[str]:
-    """The texts of a file's rows. Raises TrainingError for one that cannot be read or has a row without a text."""
-    found = []
-    try:
-        for line, row in read_rows(path):
-            text = row if isinstance(row, str) else row.get("text")
-            if isinstance(row, str) or not isinstance(text, str):
-                raise TrainingError(f"{path}:{line}: a row of texts needs a string `text`.")
-            found.append(text)
-    except FileError as error:
-        raise TrainingError(str(error)) from error
-    return found
 
 
 def _piece(text: tuple[int, ...], length: int, draw: random.Random) -> Tree:

@@ -24,8 +24,9 @@ from honed.training.failures import TrainingError
 from honed.training.groups import demonstrations
 from honed.training.planning.estimates import read_shape
 from honed.training.planning.preflight import vocabulary_digest
-from honed.training.pretraining import read_texts, text_tree
+from honed.training.pretraining import text_tree
 from honed.training.scoring import judge_encoder
+from honed.training.texts import read_texts
 from honed.training.trees import Tree
 
 LEAST_INSTRUCTIONS: Final = 5

@@ -56,9 +56,9 @@ def look_ahead(stage: Stage, config: RunConfig, dataset: Dataset, home: Path) ->
     notes: list[str] = []
     if isinstance(config, RewardConfig):
         encoder = Encoder(tokenizer, limit.tokens, limit.answer)
-        lengths, notes = _telling(lengths, dataset.of("train"), encoder, "rankings")
+        lengths, notes = _telling(lengths, dataset.of("train"), encoder)
         if held_out is not None:
-            held_out, more = _telling(held_out, dataset.of("validation"), encoder, "held-out rankings")
+            held_out, more = _telling(held_out, dataset.of("validation"), encoder, held_out=True)
             notes += more
     notes += preflight(
         stage, config, lengths, held_out, policy=policy, reward_model=reward_model, machine=machine
@@ -80,19 +80,22 @@ def look_ahead(stage: Stage, config: RunConfig, dataset: Dataset, home: Path) ->
 
 
 def _telling(
-    lengths: list[Length], rankings: Sequence[Example], encoder: Encoder, called: str
+    lengths: list[Length], rankings: Sequence[Example], encoder: Encoder, *, held_out: bool = False
 ) -> tuple[list[Length], list[str]]:
     """Those of the rankings that say something, and a note on the others. Raises TrainingError where none does."""
     silent = [says_nothing(each, encoder) for each in rankings]
     if not any(silent):
         return lengths, []
+    called, remedy = "rankings", "raise these"
+    if held_out:
+        called, remedy = "held-out rankings", "raise these, or measure nothing (--validation 0)"
     found = (
         f"{sum(silent)} of {len(silent)} {called} say nothing, since their answers do not differ in what is read of "
         f"them: their first {encoder.answer_tokens} tokens (--answer-tokens), with the prompt no more than "
-        f"{encoder.max_tokens} (--max-tokens)"
+        f"{encoder.max_tokens} (--max-tokens, and what the model reads)"
     )
     if all(silent):
-        raise TrainingError(f"{found}: raise these.")
+        raise TrainingError(f"{found}: {remedy}.")
     return [length for length, is_silent in zip(lengths, silent, strict=True) if not is_silent], [f"{found}."]
 
 
