@@ -29,10 +29,10 @@ from honed.server.store import jobs
 from honed.server.store.database import StoreError, database_url, open_database, reading, writing
 from honed.server.store.exchange.files import FileError
 from honed.server.store.files import read_content
-from honed.training.configs import PPOConfig, RunConfig
+from honed.training.configs import RunConfig
 from honed.training.ending import is_finished
 from honed.training.failures import TrainingError
-from honed.training.orders import EVALUATION, STORE, evaluation_config, model_name, result, run_config
+from honed.training.orders import EVALUATION, PRETRAINING, STORE, evaluation_config, model_name, result, run_config
 from honed.training.planning.prepare import read_started
 from honed.training.planning.resumption import can_go_on, kind_of, with_passes_of
 from honed.training.reports.findings import RUN_FILE
@@ -82,14 +82,12 @@ def carry_out(asked: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             config = run_config(
                 asked["id"],
                 order,
-                os.environ,
+                _environment_of(run_folder) if has_begun else os.environ,
                 data=_data(engine, order, folder),
                 validation_data=_copied(engine, order, VALIDATION, folder) if order.get(VALIDATION) else None,
                 device=asked["device"],
                 resume=has_begun,
             )
-            if has_begun:
-                config = _with_texts_of(run_folder, config)
             if has_begun and not has_weights:
                 config = _taken_over(config, run_folder, engine, asked["id"])
             run(config, home=home, engine=engine, show=False)
@@ -111,11 +109,9 @@ def judge(asked: Mapping[str, Any], _: Path) -> dict[str, Any]:
         engine.dispose()
 
 
-def _with_texts_of(run_folder: Path, config: RunConfig) -> RunConfig:
-    """`config` with the pretraining texts that the run began with: this worker's operator may name others by now."""
-    if not isinstance(config, PPOConfig):
-        return config
-    return config.model_copy(update={"pretraining": read_started(run_folder)["settings"]["pretraining"]})
+def _environment_of(run_folder: Path) -> dict[str, str]:
+    """This worker's, with the texts that the run began with: its operator may name others by now."""
+    return {**os.environ, PRETRAINING: read_started(run_folder)["settings"].get("pretraining") or ""}
 
 
 def _taken_over(config: RunConfig, run_folder: Path, engine: Engine, job_id: str) -> RunConfig:
